@@ -10,10 +10,18 @@ from hypothesis import strategies as st
 from espl_jax.policy import drawing
 
 draw = jax.jit(drawing.draw)
-keep_nucleus = jax.jit(drawing.keep_nucleus)
-inverse_cdf = jax.jit(drawing.inverse_cdf)
+inverse_cdf = jax.jit(lambda weights, u: drawing.inverse_cdf(weights, jnp.zeros(len(u)), u))
 uniforms = jax.jit(drawing.uniforms)
 row_keys = jax.jit(drawing.row_keys)
+
+
+
+@jax.jit
+def keep_nucleus(probs, top_p):
+    """probs with everything outside the nucleus set to 0."""
+    threshold = drawing.nucleus_threshold(probs, jnp.sum(probs, axis=-1), top_p)
+    return jnp.where(probs >= threshold[:, None], probs, 0.0)
+
 
 V = 300
 ONE = np.float32(1 - 2**-24)  # the largest float32 below 1
