@@ -13,6 +13,7 @@ from espl_jax.policy.advantages import BASELINES
 from espl_jax.policy.batch import AGGREGATIONS, RATIOS
 from espl_jax.policy.lora import TARGETS
 from espl_jax.policy.loss import LOSSES
+from espl_jax.policy.model import REMAT
 from espl_jax.policy.state import ATTENTION, EDITORS, SCHEDULES
 from espl_jax.tasks import EXTRACTION, TASKS
 
@@ -37,7 +38,8 @@ CHOICES: dict[str, Any] = {
     "model.dtype": ("float32", "bfloat16"),
     "model.weight_dtype": ("float32", "bfloat16"),
     "model.attention": ATTENTION,
-    "model.remat": ("layer", "none"),
+    "model.remat": REMAT,
+    "sampling.cache_dtype": ("model", "bfloat16", "float32", "int8"),
     "rl.loss": LOSSES,
     "rl.ratio": RATIOS,
     "rl.baseline": BASELINES,
@@ -56,7 +58,8 @@ CHOICES: dict[str, Any] = {
 RANGES: dict[tuple[str, ...], tuple[float | None, float | None]] = {
     (
         "num_steps", "model.max_length", "sampling.max_new_tokens", "sampling.batch_size", "sampling.prefill_tokens",
-        "rl.num_minibatches", "rl.micro_batch_size", "rl.head_chunk", "evolution.num_prompts", "evolution.window",
+        "sampling.prefill_chunk", "rl.num_minibatches", "rl.micro_batch_tokens", "rl.head_chunk", "evolution.num_prompts",
+        "evolution.window",
         "evolution.max_population", "evolution.max_edits", "evolution.max_principle_words", "evolution.max_principles",
         "evolution.max_document_words", "evolution.max_new_tokens", "evolution.max_trajectory_words", "task.num_problems",
         "task.num_samples", "task.grading_workers", "evaluation.num_samples", "evaluation.max_new_tokens",
@@ -107,6 +110,7 @@ def check(config: ConfigDict) -> None:
             _check_range(name, field(config, name), low, high)
     for name in ("model.chat_template_arguments", "task.gym_parameters"):
         _check_json_object(name, field(config, name))
+    _check_sampling(config)
     _check_weights_half(config)
     _check_prompts_half(config)
 
@@ -124,6 +128,22 @@ def _check_json_object(name: str, text: str) -> None:
         raise ConfigError(f"{name} is {text!r}, which is not JSON ({error}); write an object such as '{{}}'") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{name} is {text!r}; it must be a JSON object such as '{{}}'")
+
+
+def _check_sampling(config: ConfigDict) -> None:
+    sampling = config.sampling
+    if sampling.prefill_chunk & (sampling.prefill_chunk - 1):
+        raise ConfigError(f"sampling.prefill_chunk is {sampling.prefill_chunk}; use a power of 2")
+    if sampling.prefill_tokens % sampling.prefill_chunk:
+        raise ConfigError(
+            f"sampling.prefill_tokens is {sampling.prefill_tokens}, which is no multiple of sampling.prefill_chunk="
+            f"{sampling.prefill_chunk}; make it one"
+        )
+    if sampling.merge_weights and (config.model.dtype, config.model.weight_dtype) != ("float32", "float32"):
+        raise ConfigError(
+            "sampling.merge_weights rounds the adapter away unless model.dtype and model.weight_dtype are float32; "
+            "set them, or sampling.merge_weights=False"
+        )
 
 
 def _check_weights_half(config: ConfigDict) -> None:

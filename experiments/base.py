@@ -39,8 +39,8 @@ def model() -> ConfigDict:
     model.max_length = 16384  # context limit in tokens, prompt and completion together
     model.dtype = "bfloat16"  # of activations, matrix products and the cache; norms, softmax and logits are float32
     model.weight_dtype = "bfloat16"  # of frozen weights; whatever is trained is kept in float32
-    model.attention = "auto"  # auto | xla | cudnn (NVIDIA): how the learner and prefill attend
-    model.remat = "layer"  # layer (recompute each layer in the backward pass) | none
+    model.attention = "auto"  # auto | xla | cudnn (NVIDIA, 16-bit types) | splash (TPU): how the learner attends
+    model.remat = "layer"  # kept for backward: none (everything) | dots (products) | attention (its output) | layer (input)
     model.scan_layers = False  # compile one layer and loop: starts much sooner, holds the layers' weights twice meanwhile
     model.chat_template_arguments = "{}"  # JSON object given to the chat template, e.g. '{"enable_thinking": true}'
     return model
@@ -62,7 +62,11 @@ def sampling() -> ConfigDict:
     sampling.top_p = 0.95
     sampling.max_new_tokens = 15000
     sampling.batch_size = 128  # sequences decoded together at the most, all devices counted
-    sampling.prefill_tokens = 16384  # tokens prefilled together at the most, all devices counted
+    sampling.prefill_tokens = 2048  # tokens of one prefill call, all devices counted; decoding goes on between two of them
+    sampling.prefill_chunk = 256  # tokens of one prompt in it: a power of 2
+    sampling.share_prefixes = True  # prefill, store and attend to what prompts have in common once
+    sampling.cache_dtype = "model"  # of keys and values: model (model.dtype) | bfloat16 | float32 | int8 (half the memory)
+    sampling.merge_weights = False  # decode with a second copy of the weights, adapter merged: faster on CPU; for float32
     return sampling
 
 
@@ -90,8 +94,8 @@ def rl() -> ConfigDict:
     rl.weight_decay = 0.0
     rl.max_grad_norm = 1.0  # 0 does not clip
     rl.num_minibatches = 1  # optimizer steps an iteration, each over its share of the trajectories
-    rl.micro_batch_size = 8  # rows per gradient accumulation step, all devices counted
-    rl.head_chunk = 64  # completion tokens of a row whose logits exist at one time
+    rl.micro_batch_tokens = 32768  # tokens per gradient accumulation step, what is shared counted once, all devices counted
+    rl.head_chunk = 512  # completion tokens whose logits exist at one time, on each device that rows are split over
     rl.gap_warning = 1e-2  # warn when sampler and trainer differ by more than this (natural log; bfloat16 is coarse)
     return rl
 

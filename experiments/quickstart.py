@@ -40,12 +40,14 @@ def get_config() -> ConfigDict:
     config.sampling.top_p = 1.0
     config.sampling.max_new_tokens = 16
     config.sampling.batch_size = 48
-    config.sampling.prefill_tokens = 2048
+    config.sampling.prefill_tokens = 512
+    config.sampling.prefill_chunk = 64
+    config.sampling.merge_weights = True
 
     config.rl.learning_rate = 5e-4
     config.rl.lora_rank = 16
-    config.rl.micro_batch_size = 8
-    config.rl.head_chunk = 16
+    config.rl.micro_batch_tokens = 1280
+    config.rl.head_chunk = 256
     config.rl.gap_warning = 1e-3
 
     config.evolution.num_prompts = 2

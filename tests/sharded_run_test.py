@@ -12,7 +12,7 @@ import pytest
 from espl_jax.records.checkpoint import read_raw
 
 ROOT = Path(__file__).parents[1]
-FIELDS = ("num_steps=1", "evaluation.temperature=0.0", 'evolution.edit_form="json"', "rl.micro_batch_size=8")
+FIELDS = ("num_steps=1", "evaluation.temperature=0.0", 'evolution.edit_form="json"', "rl.micro_batch_tokens=1024")
 
 
 def start(model: Path, workdir: Path, devices: int, *mesh: str) -> subprocess.Popen:

@@ -54,11 +54,11 @@ def measure(directory, mesh, lora_rank):
         found |= {"logits": logits(policy, variables)} | sample(policy, variables)
     update = make_updater(policy, state, config)
     rewards = rollouts()
-    state, metrics = update(state, rewards, rewards.rewards_PQG - 0.5, np.ones((1, 2), bool), np.random.default_rng(0))
+    state, learned = update(state, rewards, rewards.rewards_PQG - 0.5, np.ones((1, 2), bool), np.random.default_rng(0))
     found |= layouts(state, "after")
     found |= {f"weight{path}": np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state.trainable)}
     found |= {f"gradient{path}": np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(adam(state).mu)}
-    return found | {f"metric/{name}": value for name, value in metrics.items()}
+    return found | {f"metric/{name}": value for name, value in learned().items()}
 
 
 def make_config(directory, mesh, lora_rank):
@@ -68,7 +68,7 @@ def make_config(directory, mesh, lora_rank):
     config.model.update(path=str(directory), dtype="float32", weight_dtype="float32", max_length=64)
     config.sampling.update(temperature=0.7, max_new_tokens=9, batch_size=4)
     config.rl.update(lora_rank=lora_rank, lora_alpha=8.0, learning_rate=0.1, adam_eps=1.0, max_grad_norm=0.0)
-    config.rl.update(kl_coef=0.1 if lora_rank else 0.0, micro_batch_size=8, head_chunk=8, gap_warning=100.0)
+    config.rl.update(kl_coef=0.1 if lora_rank else 0.0, micro_batch_tokens=1024, head_chunk=8, gap_warning=100.0)
     return config
 
 

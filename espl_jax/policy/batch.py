@@ -1,13 +1,13 @@
 """Rollouts to fixed-shape micro-batches: which tokens carry loss, with which weight, against which log-probability."""
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import flax.struct
 import jax
 import numpy as np
 
-from espl_jax.policy.sampler import bucket
+from espl_jax.policy import packing
 from espl_jax.structs import Completion, Rollouts
 
 # config.rl.ratio -> which sampler log-probability stands in the denominator, and which equals the trainer's numerator.
@@ -30,15 +30,19 @@ class Row:
 
 @flax.struct.dataclass
 class Batch:
-    """One micro-batch of B rows; only the T policy tokens of a row carry loss.
+    """One micro-batch: R packed rows, one a device that rows are split over; T tokens and M targets in each.
 
-    tokens: int32 [B, L]. source: int32 [B, T], the position whose hidden state predicts the token; targets: int32 [B, T].
-    weight: float32 [B, T], what a token's loss is multiplied by in the sum (0: padding); they are shares of the whole
-    minibatch, so that gradients of micro-batches add up to the minibatch's. denominator, match: float32 [B, T], the sampler's
-    log-probability in the ratio, and the one that the trainer's must equal before an update. advantage, temperature: [B].
+    tokens, positions: int32 [R, T], the trees of packing.py. attend: who sees whom in them (attention.py).
+    source: int32 [R, M], rising, the token whose hidden state predicts the target; targets: int32 [R, M].
+    weight: float32 [R, M], what a token's loss is multiplied by in the sum (0: padding, behind all others); they are shares of
+    the whole minibatch, so that gradients of micro-batches add up to the minibatch's. denominator, match: float32 [R, M], the
+    sampler's log-probability in the ratio, and the one that the trainer's must equal before an update. advantage, temperature:
+    float32 [R, M].
     """
 
     tokens: np.ndarray | jax.Array
+    positions: np.ndarray | jax.Array
+    attend: Any
     source: np.ndarray | jax.Array
     targets: np.ndarray | jax.Array
     weight: np.ndarray | jax.Array
@@ -87,33 +91,87 @@ AGGREGATIONS = {
 
 
 def micro_batches(
-    rows: Sequence[Row], weights: Sequence[float], size: int, head_chunk: int, ratio: str
-) -> Iterator[Batch]:
-    """Batches of `size` rows, shortest first, so that rows of like length share a bucket.
+    rows: Sequence[Row], weights: Sequence[float], devices: int, budget: int, ratio: str, layout: Callable[..., Any]
+) -> list[Batch]:
+    """All rows in as few batches of `devices` packed rows as hold `budget` tokens a row; few different shapes.
 
-    The last batch is filled up with weightless rows.
+    A row has `budget` tokens, or half of it where that is enough; a trajectory that is longer by itself gets a row of twice,
+    four times, ... the budget. layout: makes the `attend` of a batch from its trees.
     """
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].context) + len(rows[i].completion.tokens))
-    for start in range(0, len(order), size):
-        share = order[start : start + size]
-        yield pack([rows[i] for i in share], [weights[i] for i in share], size, head_chunk, ratio)
+    budget = packing.whole_blocks(budget)
+    made = []
+    for width, share in sorted(by_width([path_length(row) for row in rows], budget).items()):
+        samples = [rows[i] for i in share]
+        bins = packing.pack([row.context for row in samples], [len(row.completion.tokens) for row in samples], width)
+        for start in range(0, len(bins), devices):
+            trees = bins[start : start + devices]
+            half = packing.whole_blocks(width // 2)
+            T = half if all(tree.fits(half) for tree in trees) else width
+            trees += [packing.EMPTY] * (devices - len(trees))
+            made.append(fill(trees, samples, [weights[i] for i in share], T, ratio, layout))
+    return made
 
 
-def pack(rows: Sequence[Row], weights: Sequence[float], size: int, head_chunk: int, ratio: str) -> Batch:
-    """One Batch of `size` rows; L and T are the next buckets (T a multiple of head_chunk)."""
+def path_length(row: Row) -> int:
+    """Tokens computed for a trajectory by itself: its last token predicts nothing."""
+    return len(row.context) + len(row.completion.tokens) - 1
+
+
+def by_width(lengths: Sequence[int], budget: int) -> dict[int, list[int]]:
+    """{width of a packed row: the trajectories that need it}."""
+    widths: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        width = budget
+        while width < length:
+            width *= 2
+        widths.setdefault(width, []).append(i)
+    return widths
+
+
+def fill(
+    trees: Sequence[packing.Tree], rows: Sequence[Row], weights: Sequence[float], T: int, ratio: str, layout: Callable[..., Any]
+) -> Batch:
+    """The Batch of one tree a packed row; M is T, since no tree has more targets than that."""
     denominator, match = RATIOS[ratio]
-    longest = max(len(row.context) + len(row.completion.tokens) for row in rows)
-    most = max(len(row.completion.tokens) for row in rows)
-    L, T = bucket(longest, 64), math.ceil(bucket(most, head_chunk) / head_chunk) * head_chunk
-    grid = {name: np.zeros((size, T), np.float32) for name in ("weight", "denominator", "match")}
-    tokens, source, targets = (np.zeros((size, width), np.int32) for width in (L, T, T))
-    advantage, temperature = np.zeros(size, np.float32), np.ones(size, np.float32)
-    for b, (row, weight) in enumerate(zip(rows, weights)):
-        n, start = len(row.completion.tokens), len(row.context)
-        tokens[b, :start], tokens[b, start : start + n] = row.context, row.completion.tokens
-        source[b, :n], targets[b, :n] = np.arange(start - 1, start - 1 + n), row.completion.tokens
-        grid["weight"][b, :n] = weight
-        grid["denominator"][b, :n] = getattr(row.completion, denominator)
-        grid["match"][b, :n] = getattr(row.completion, match)
-        advantage[b], temperature[b] = row.advantage, row.temperature
-    return Batch(tokens=tokens, source=source, targets=targets, advantage=advantage, temperature=temperature, **grid)
+    R = len(trees)
+    ints = {name: np.zeros((R, T), np.int32) for name in ("tokens", "positions", "source", "targets")}
+    floats = {name: np.zeros((R, T), np.float32) for name in ("weight", "denominator", "match", "advantage", "temperature")}
+    ints["source"][:], floats["temperature"][:] = T - 1, 1.0
+    for r, tree in enumerate(trees):
+        pieces = [(segment, rows[segment.sample] if segment.sample >= 0 else None) for segment in tree.segments]
+        targets = []
+        for segment, row in pieces:
+            tokens = row.completion.tokens[:-1] if row is not None else segment.tokens
+            here = slice(segment.start, segment.start + len(tokens))
+            ints["tokens"][r, here] = tokens
+            ints["positions"][r, here] = segment.position + np.arange(len(tokens))
+            if row is not None:
+                before = tree.segments[segment.parent]
+                last = before.start + before.length - 1
+                source = np.append(last, np.arange(segment.start, segment.start + segment.length))
+                targets += [(source, row, weights[segment.sample])]
+        place(r, targets, ints, floats, denominator, match)
+    return Batch(attend=layout(trees, T), **ints, **floats)
+
+
+def place(r: int, targets: list, ints: dict, floats: dict, denominator: str, match: str) -> None:
+    """Writes the targets of one packed row, in the order of their sources."""
+    if not targets:
+        return
+    def joined(values):
+        return np.concatenate([np.broadcast_to(value, len(source)) for (source, *_), value in zip(targets, values)])
+
+    source = joined([source for source, _, _ in targets])
+    order, M = np.argsort(source, kind="stable"), len(source)
+    completions = [row.completion for _, row, _ in targets]
+    columns = {
+        "source": source,
+        "targets": joined([completion.tokens for completion in completions]),
+        "weight": joined([weight for *_, weight in targets]),
+        "denominator": joined([getattr(completion, denominator) for completion in completions]),
+        "match": joined([getattr(completion, match) for completion in completions]),
+        "advantage": joined([row.advantage for _, row, _ in targets]),
+        "temperature": joined([row.temperature for _, row, _ in targets]),
+    }
+    for name, column in columns.items():
+        (ints if name in ints else floats)[name][r, :M] = column[order]

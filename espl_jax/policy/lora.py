@@ -1,5 +1,6 @@
 """Low-rank adapters (Hu et al. 2021): a second tree beside the frozen weights, with the same paths."""
 
+import collections
 from typing import Any
 
 import jax
@@ -25,12 +26,16 @@ def abstract(params: Any, names: Any, rank: int, targets: tuple[str, ...]) -> tu
 
 def init(shapes: Any, key: jax.Array) -> Any:
     """a uniform in +-1/sqrt(in) (as PEFT), b zero: a fresh adapter changes nothing."""
-    flat = traverse_util.flatten_dict(shapes)
-    made = {}
-    for i, (path, leaf) in enumerate(sorted(flat.items())):
-        bound = leaf.shape[0] ** -0.5
-        uniform = jax.random.uniform(jax.random.fold_in(key, i), leaf.shape, jnp.float32, -bound, bound)
-        made[path] = uniform if path[-1] == "a" else jnp.zeros(leaf.shape, jnp.float32)
+    flat = sorted(traverse_util.flatten_dict(shapes).items())
+    made = {path: jnp.zeros(leaf.shape, jnp.float32) for path, leaf in flat}
+    alike = collections.defaultdict(list)  # drawn together: one draw a layer takes a minute to compile
+    for path, leaf in flat:
+        if path[-1] == "a":
+            alike[leaf.shape].append(path)
+    for i, (shape, paths) in enumerate(alike.items()):
+        bound = shape[0] ** -0.5
+        drawn = jax.random.uniform(jax.random.fold_in(key, i), (len(paths), *shape), jnp.float32, -bound, bound)
+        made.update(zip(paths, drawn))
     return traverse_util.unflatten_dict(made)
 
 

@@ -8,7 +8,9 @@ reference policy. Norms, softmax and logits are float32 whatever the compute dty
 
 import dataclasses
 import functools
+import itertools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +18,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from espl_jax.policy.attention import Causal
+
 Array = jax.Array
-# A layer's keys and values, each [B, K, S, E]: a head's positions lie together, which halves the time to attend on CPU.
-LayerCache = tuple[Array, Array]
+# (q [B, L, H, E], k and v [B, L, K, E] after rope, the layer's cache) -> (attended [B, L, H, E], the layer's new cache)
+# Its kinds are in attention.py; each is a pytree.
+Attend = Callable[[Array, Array, Array, Any], tuple[Array, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +112,8 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        if self.has_variable("fused", "kernel"):
+            return product(x, self.get_variable("fused", "kernel"))
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), self.axes)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         shape, x = x.shape, x.reshape(-1, x.shape[-1])  # plain matrix products: XLA on CPU does others slowly
@@ -122,24 +129,21 @@ class Linear(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with grouped queries.
-
-    Without a cache: over the L positions of x. With one: L is 1, this position's key and value are written into the cache at
-    `positions`, and the query sees what lies at or before it.
-    """
+    """Self-attention with grouped queries: projections and rope here; who sees whom is the business of `attend`."""
 
     spec: ModelSpec
     linear: Callable[..., nn.Module]
-    dtype: Any
-    implementation: str | None
 
     @nn.compact
-    def __call__(self, x_BLD: Array, positions_BL: Array, cache: LayerCache | None) -> tuple[Array, LayerCache]:
+    def __call__(self, x_BLD: Array, positions_BL: Array, attend: Attend, cache: Any) -> tuple[Array, Any]:
         spec, (B, L, D) = self.spec, x_BLD.shape
-        kv_width = spec.num_kv_heads * spec.head_dim
-        q = self.linear(spec.num_heads * spec.head_dim, ("embed", "heads"), use_bias=spec.qkv_bias, name="q")(x_BLD)
-        k = self.linear(kv_width, ("embed", "kv_heads"), use_bias=spec.qkv_bias, name="k")(x_BLD)
-        v = self.linear(kv_width, ("embed", "kv_heads"), use_bias=spec.qkv_bias, name="v")(x_BLD)
+        widths = {"q": spec.num_heads * spec.head_dim, "k": spec.num_kv_heads * spec.head_dim}
+        widths["v"] = widths["k"]
+        linears = {
+            name: self.linear(width, ("embed", "heads" if name == "q" else "kv_heads"), use_bias=spec.qkv_bias, name=name)
+            for name, width in widths.items()
+        }
+        q, k, v = together(self, linears, x_BLD)
         q = q.reshape(B, L, spec.num_heads, spec.head_dim)
         k = k.reshape(B, L, spec.num_kv_heads, spec.head_dim)
         v = v.reshape(B, L, spec.num_kv_heads, spec.head_dim)
@@ -147,36 +151,27 @@ class Attention(nn.Module):
             q = RMSNorm(spec.norm_eps, name="q_norm")(q)
             k = RMSNorm(spec.norm_eps, name="k_norm")(k)
         q, k = apply_rope(q, positions_BL, spec), apply_rope(k, positions_BL, spec)
-        if cache is None:
-            out = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=self.implementation)
-            cache = (k.swapaxes(1, 2), v.swapaxes(1, 2))
-        else:
-            cache = write_cache(cache, (k, v), positions_BL)
-            out = attend_cache(q, cache, positions_BL)
-        out = out.astype(self.dtype).reshape(B, L, spec.num_heads * spec.head_dim)
-        return self.linear(D, ("heads", "embed"), name="o")(out), cache
+        out_BLHE, cache = attend(q, k, v, cache)
+        return self.linear(D, ("heads", "embed"), name="o")(out_BLHE.astype(x_BLD.dtype).reshape(B, L, -1)), cache
 
 
-def write_cache(cache: LayerCache, new: LayerCache, positions_B1: Array) -> LayerCache:
-    """The cache with one more position a row, at that row's own index."""
-    rows = jnp.arange(positions_B1.shape[0])
-    return tuple(
-        old.at[rows, :, positions_B1[:, 0]].set(one[:, 0].astype(old.dtype), mode="drop", unique_indices=True)
-        for old, one in zip(cache, new)
-    )
+def together(module: nn.Module, linears: dict[str, Linear], x: Array) -> list[Array]:
+    """Several projections of one input; a single product where the collection "fused" holds their kernels (merged.py)."""
+    name = "_".join(linears)
+    if not module.has_variable("fused", name):
+        return [linear(x) for linear in linears.values()]
+    fused = module.get_variable("fused", name)
+    y = product(x, fused["kernel"])
+    if "bias" in fused:
+        y = y + fused["bias"].astype(x.dtype)
+    ends = list(itertools.accumulate(linear.features for linear in linears.values()))
+    return jnp.split(y, ends[:-1], axis=-1)
 
 
-def attend_cache(q_B1HE: Array, cache: LayerCache, positions_B1: Array) -> Array:
-    """One query a row over the cached positions 0..position, softmax in float32; [B, 1, H, E]."""
-    keys_BKSE, values_BKSE = cache
-    B, _, H, E = q_B1HE.shape
-    K = keys_BKSE.shape[1]
-    q = q_B1HE.reshape(B, K, H // K, E)
-    scores = jnp.einsum("BKNE,BKSE->BKNS", q, keys_BKSE.astype(q.dtype), preferred_element_type=jnp.float32)
-    seen_BS = jnp.arange(keys_BKSE.shape[2])[None, :] <= positions_B1
-    scores = jnp.where(seen_BS[:, None, None, :], scores / math.sqrt(E), -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-    return jnp.einsum("BKNS,BKSE->BKNE", weights, values_BKSE.astype(q.dtype)).reshape(B, 1, H, E)
+def product(x: Array, kernel_OI: Array) -> Array:
+    """x [..., in] times a kernel that lies [out, in]."""
+    y = x.reshape(-1, x.shape[-1]) @ kernel_OI.astype(x.dtype).T
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 class MLP(nn.Module):
@@ -187,8 +182,8 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x_BLD: Array) -> Array:
-        gate = self.linear(self.spec.mlp_width, ("embed", "mlp"), name="gate")(x_BLD)
-        up = self.linear(self.spec.mlp_width, ("embed", "mlp"), name="up")(x_BLD)
+        linears = {name: self.linear(self.spec.mlp_width, ("embed", "mlp"), name=name) for name in ("gate", "up")}
+        gate, up = together(self, linears, x_BLD)
         return self.linear(x_BLD.shape[-1], ("mlp", "embed"), name="down")(nn.silu(gate) * up)
 
 
@@ -197,24 +192,34 @@ class Layer(nn.Module):
 
     spec: ModelSpec
     linear: Callable[..., nn.Module]
-    dtype: Any
-    implementation: str | None
 
     @nn.compact
-    def __call__(self, x_BLD: Array, positions_BL: Array, cache: LayerCache | None) -> tuple[Array, LayerCache]:
-        attention = Attention(self.spec, self.linear, self.dtype, self.implementation, name="attention")
+    def __call__(self, x_BLD: Array, positions_BL: Array, attend: Attend, cache: Any) -> tuple[Array, Any]:
+        attention = Attention(self.spec, self.linear, name="attention")
         normed = RMSNorm(self.spec.norm_eps, name="attention_norm")(x_BLD)
-        attended, cache = attention(normed, positions_BL, cache)
+        attended, cache = attention(normed, positions_BL, attend, cache)
         x_BLD = x_BLD + attended
         normed = RMSNorm(self.spec.norm_eps, name="mlp_norm")(x_BLD)
         return x_BLD + MLP(self.spec, self.linear, name="mlp")(normed), cache
 
 
+# config.model.remat -> what of a layer is kept for the backward pass (the rest is computed again): everything; what leaves
+# attention and products with weights; what leaves attention; nothing but the layer's input
+REMAT = {
+    "none": None,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names("attended")
+    ),
+    "attention": jax.checkpoint_policies.save_only_these_names("attended"),
+    "layer": jax.checkpoint_policies.nothing_saveable,
+}
+
+
 class Decoder(nn.Module):
     """Tokens to hidden states, and hidden states to logits.
 
-    dtype: of activations and products. implementation: of jax.nn.dot_product_attention (None: its own choice).
-    remat: recompute each layer in the backward pass. scan_layers: without a cache, compile one layer and loop over the weights,
+    dtype: of activations and products. implementation: of attention without a cache (attention.Causal).
+    remat: one of REMAT. scan_layers: without caches, compile one layer and loop over the weights,
     which are stacked for the call: compiles in a fraction of the time and holds a second copy of the layers' weights meanwhile.
     constrain(x, names): pins a value's layout on the mesh.
     """
@@ -222,7 +227,7 @@ class Decoder(nn.Module):
     spec: ModelSpec
     dtype: Any = jnp.float32
     implementation: str | None = None
-    remat: bool = False
+    remat: str = "none"
     scan_layers: bool = False
     lora_scale: float = 1.0
     constrain: Callable[[Array, tuple], Array] = lambda x, names: x
@@ -233,36 +238,37 @@ class Decoder(nn.Module):
         if not self.spec.tied_head:
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
             self.head = self.param("head", init, (self.spec.vocab_size, self.spec.width), jnp.float32)
-        layer = nn.remat(Layer) if self.remat else Layer
-        self.layers = [layer(*self.layer_fields()) for _ in range(self.spec.num_layers)]
+        layer = Layer if self.remat == "none" else nn.remat(Layer, policy=REMAT[self.remat])
+        self.layers = [layer(self.spec, self.linear()) for _ in range(self.spec.num_layers)]
         self.final_norm = RMSNorm(self.spec.norm_eps)
 
-    def layer_fields(self) -> tuple:
-        linear = functools.partial(Linear, dtype=self.dtype, lora_scale=self.lora_scale)
-        return self.spec, linear, self.dtype, self.implementation
+    def linear(self) -> Callable[..., nn.Module]:
+        return functools.partial(Linear, dtype=self.dtype, lora_scale=self.lora_scale)
 
     def __call__(
-        self, tokens_BL: Array, positions_BL: Array, cache: tuple[LayerCache, ...] | None = None
-    ) -> tuple[Array, tuple[LayerCache, ...]]:
-        """Hidden states [B, L, D] after the last norm, and each layer's keys and values.
+        self, tokens_BL: Array, positions_BL: Array, attend: Attend | None = None, caches: tuple | None = None
+    ) -> tuple[Array, tuple]:
+        """Hidden states [B, L, D] after the last norm, and each layer's cache as `attend` gives it back.
 
-        tokens, positions: int32 [B, L]. Without a cache, row positions must be 0..L-1 (padding at the end is seen by nobody
-        before it). With a cache, L is 1. Token ids outside the vocabulary give the last row, so pad with any valid id.
+        tokens, positions: int32 [B, L]. attend: who sees whom, a pytree; None: each row by itself, causally, with positions
+        0..L-1 (padding at the end is seen by nobody before it). caches: one a layer, or None. Token ids outside the vocabulary
+        give the last row, so pad with any valid id.
         """
+        attend = Causal(self.implementation) if attend is None else attend
         x_BLD = jnp.take(self.embedding, tokens_BL, axis=0, mode="clip").astype(self.dtype)
-        if self.scan_layers and cache is None and not self.is_initializing():
-            x_BLD, new_cache = self.scanned(x_BLD, positions_BL)
-            return self.final_norm(x_BLD), new_cache
-        new_cache = []
-        for i, layer in enumerate(self.layers):
+        if self.scan_layers and caches is None and not self.is_initializing():
+            x_BLD, new_caches = self.scanned(x_BLD, positions_BL, attend)
+            return self.final_norm(x_BLD), new_caches
+        new_caches = []
+        for layer, cache in zip(self.layers, caches or (None,) * self.spec.num_layers, strict=True):
             x_BLD = self.constrain(x_BLD, ("batch", None, None))
-            x_BLD, layer_cache = layer(x_BLD, positions_BL, None if cache is None else cache[i])
-            new_cache.append(layer_cache)
-        return self.final_norm(x_BLD), tuple(new_cache)
+            x_BLD, new_cache = layer(x_BLD, positions_BL, attend, cache)
+            new_caches.append(new_cache)
+        return self.final_norm(x_BLD), tuple(new_caches)
 
-    def scanned(self, x_BLD: Array, positions_BL: Array) -> tuple[Array, tuple[LayerCache, ...]]:
+    def scanned(self, x_BLD: Array, positions_BL: Array, attend: Attend) -> tuple[Array, tuple]:
         """All layers as one loop over their stacked weights."""
-        layer = Layer(*self.layer_fields(), parent=None)
+        layer = Layer(self.spec, self.linear(), parent=None)
         names = [f"layers_{i}" for i in range(self.spec.num_layers)]
         stacked = {
             kind: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(tree[name] for name in names))
@@ -270,10 +276,11 @@ class Decoder(nn.Module):
         }
 
         def body(x_BLD, variables):
-            return layer.apply(variables, self.constrain(x_BLD, ("batch", None, None)), positions_BL, None)
+            return layer.apply(variables, self.constrain(x_BLD, ("batch", None, None)), positions_BL, attend, None)
 
-        x_BLD, (keys, values) = jax.lax.scan(jax.checkpoint(body) if self.remat else body, x_BLD, stacked)
-        return x_BLD, tuple((keys[i], values[i]) for i in range(self.spec.num_layers))
+        body = body if self.remat == "none" else jax.checkpoint(body, policy=REMAT[self.remat])
+        x_BLD, caches = jax.lax.scan(body, x_BLD, stacked)
+        return x_BLD, tuple(jax.tree.map(operator.itemgetter(i), caches) for i in range(self.spec.num_layers))
 
     def logits(self, hidden: Array) -> Array:
         """float32 logits [..., V] of hidden states [..., D]."""

@@ -1,17 +1,15 @@
 """The sampler: a queue of requests in, completions with their log-probabilities out.
 
-One fixed set of slots decodes together; a slot whose sequence has ended takes the next request (continuous batching, Yu et al.
-2022). Requests with the same prompt that are admitted together are prefilled once. The host loop runs three jitted programs:
-`prefill` (prompts to keys and values), `admit` (keys and values into slots) and `decode` (up to DECODE_STEPS tokens a slot).
-What a request draws depends on the run's seed and its own counter alone, never on the slot, the batch or the order. The same
-weights, adapter and code path serve rollouts, evaluation and reflection: `variables` is an argument.
+One fixed set of slots decodes together; a slot whose sequence has ended takes the next request at once (continuous batching, Yu
+et al. 2022). What prompts have in common is prefilled once, stored once and attended to once (cache.py, schedule.py), in chunks
+between decode calls. The host loop runs two jitted programs, `prefill` and `decode`. What a request draws depends on the run's
+seed and its own counter alone, never on the slot, the batch or the order. The same weights and code path serve rollouts,
+evaluation and reflection: `variables` is an argument.
 """
 
-import collections
 import dataclasses
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -21,24 +19,30 @@ import numpy as np
 from jax.sharding import Mesh
 
 from espl_jax.policy import drawing, sharding
-from espl_jax.policy.model import Decoder, LayerCache
+from espl_jax.policy.cache import DecodeAttend, Layout, Members, PrefillAttend, empty_cache
+from espl_jax.policy.merged import merge_weights
+from espl_jax.policy.model import Decoder
+from espl_jax.policy.schedule import HEADS, TAILS, Chunk, Schedule, Seat, cut
 from espl_jax.structs import COUNTER_WORDS, Completion, Request
 
 Array = jax.Array
-DECODE_STEPS = 32  # tokens between two looks of the host
+DECODE_STEPS = 32  # tokens between two looks of the host, at the most
 FIELDS = ("tokens", "behavior", "tempered", "untempered")  # what is kept of each token
-CACHE_NAMES = ("batch", "kv_heads", None, None)
+SHORTEST = 256  # positions of a row
+HEAD_ROWS = 4  # shared heads at one time, at the least
+SPARE = 1.75  # places in shared rows for every slot: stragglers keep a row that others have left
+NOBODY = np.iinfo(np.int32).max
 
 
 @flax.struct.dataclass
 class Slots:
-    """The device state of B slots with room for S positions each.
+    """The device state of B slots.
 
-    cache: a pair of [B, K, S, E] a layer. tokens: the token to feed next; positions: where it stands; drawn: tokens drawn so
-    far; limit: how many may be drawn; keys: randomness; all [B]. A slot is idle when drawn >= limit.
+    cache: see cache.empty_cache. tokens: the token to feed next; positions: where it stands in the slot's own row; drawn:
+    tokens drawn so far; limit: how many may be drawn; keys: randomness; all [B]. A slot is idle when drawn >= limit.
     """
 
-    cache: tuple[LayerCache, ...]
+    cache: tuple
     tokens: Array
     positions: Array
     drawn: Array
@@ -46,6 +50,23 @@ class Slots:
     keys: Array
     temperature: Array
     top_p: Array
+
+
+@flax.struct.dataclass
+class Table:
+    """What the host tells a decode call: who shares what, the positions `before` each slot's own, and which slots are `new`
+    with what they start from; [B] each, counters [B, COUNTER_WORDS]."""
+
+    heads: Members
+    tails: Members
+    before: Array
+    new: Array
+    tokens: Array
+    positions: Array
+    limit: Array
+    temperature: Array
+    top_p: Array
+    counters: Array
 
 
 @flax.struct.dataclass
@@ -61,79 +82,96 @@ class Drawn:
 
 @dataclasses.dataclass
 class Active:
-    """Host side of an occupied slot: its request and what has been drawn for it."""
+    """Host side of a decoding slot: its request and what has been drawn for it."""
 
     request: Request
-    pieces: list[dict[str, np.ndarray]]
+    limit: int
+    pieces: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
+    count: int = 0
 
-    def drawn(self, name: str) -> np.ndarray:
-        """All that was drawn so far of one of FIELDS."""
-        return np.concatenate([piece[name] for piece in self.pieces])
+    def satisfied(self) -> bool:
+        """Whether the caller has enough."""
+        return self.request.enough is not None and self.request.enough(self.drawn()["tokens"])
 
+    def add(self, piece: dict[str, np.ndarray]) -> None:
+        self.pieces.append(piece)
+        self.count += len(piece["tokens"])
 
-def bucket(size: int, smallest: int) -> int:
-    """The next of smallest * {1, 1.5, 2, 3, 4, 6, 8, ...}: few shapes, little padding."""
-    step = smallest
-    while step < size:
-        if size <= step + step // 2:
-            return step + step // 2
-        step *= 2
-    return step
+    def drawn(self) -> dict[str, np.ndarray]:
+        """All that was drawn so far, by field."""
+        return {name: np.concatenate([piece[name] for piece in self.pieces]) for name in FIELDS}
 
 
 def doubled(size: int, smallest: int) -> int:
-    """The next of smallest * {1, 2, 4, 8, ...}: lengths of prompts and caches, of which each new one compiles programs."""
+    """The next of smallest * {1, 2, 4, 8, ...}."""
     return smallest * 2 ** max(0, math.ceil(math.log2(size / smallest)))
+
+
+def tell(indices: Sequence[int], done: dict[int, Completion], on_done: Callable[[int, Completion], None] | None) -> None:
+    """Hands finished completions to the caller."""
+    for index in indices:
+        if on_done is not None:
+            on_done(index, done[index])
 
 
 class Sampler:
     """Draws completions with one model on one mesh.
 
-    model: the Decoder. stop_ids: tokens that end a completion. seed: of the run. batch_size: slots at the most.
-    prefill_tokens: tokens prefilled together at the most (one prompt may exceed it). max_length: positions a sequence may have.
+    model: the Decoder. stop_ids: tokens that end a completion. seed: of the run. max_length: positions a sequence may have.
+    decoding: config.sampling, of which it reads batch_size (slots at the most), prefill_tokens (tokens of one prefill call),
+    prefill_chunk (tokens of one row in it), share_prefixes, merge_weights and cache_dtype.
     """
 
-    def __init__(
-        self, model: Decoder, mesh: Mesh, stop_ids: Sequence[int], seed: int, batch_size: int, prefill_tokens: int,
-        max_length: int,
-    ):
-        self.model, self.mesh, self.max_length = model, mesh, max_length
-        self.batch_size, self.prefill_tokens = sharding.batch_rows(batch_size, mesh), prefill_tokens
+    def __init__(self, model: Decoder, mesh: Mesh, stop_ids: Sequence[int], seed: int, decoding: Any, max_length: int):
+        self.model, self.mesh, self.max_length, self.decoding = model, mesh, max_length, decoding
         self.stop_ids = tuple(sorted(stop_ids))
-        self.seed_key = jax.device_put(jax.random.key(seed), sharding.replicated(mesh))
-        self._prefill = jax.jit(self.prefill)
-        self._admit = jax.jit(self.admit, donate_argnums=0)
+        self.seed = self.put(np.uint32(seed))
+        self._prefill = jax.jit(self.prefill, donate_argnums=1)
         self._decode = jax.jit(self.decode, donate_argnums=1)
-        self._empty = jax.jit(self.empty_slots, static_argnums=(0, 1))
+        self._empty = jax.jit(self.empty_slots, static_argnums=0)
+        self._merge = jax.jit(lambda variables: merge_weights(variables, model))
+        self._merged: list[tuple[Any, Any]] = []  # (variables, what they were merged to), newest last
 
     # -- host ----------------------------------------------------------------------------------------------------------
 
-    def __call__(self, variables: Any, requests: Sequence[Request]) -> list[Completion]:
+    def __call__(
+        self, variables: Any, requests: Sequence[Request], on_done: Callable[[int, Completion], None] | None = None
+    ) -> list[Completion]:
         """Samples every request; completions come back in the order of the requests.
 
-        variables: {"params": ...} with or without {"lora": ...}. Raises ValueError, naming the request, when a prompt leaves
-        no room for one token within max_length; max_new_tokens beyond the room is cut to it (finish "length").
+        variables: {"params": ...} with or without {"lora": ...}. on_done(index, completion) is called as soon as a request has
+        ended, while the device goes on. Raises ValueError, naming the request, when a prompt leaves no room for one token
+        within max_length; max_new_tokens beyond the room is cut to it (finish "length").
         """
         if not requests:
             return []
         limits = [self.room(request) for request in requests]
-        rows = self.few_sizes(len(requests), 4)
-        length = doubled(max(len(r.tokens) + limit for r, limit in zip(requests, limits)), 128)
-        slots = self._empty(rows, length)
-        queue = collections.deque(sorted(range(len(requests)), key=lambda i: -len(requests[i].tokens)))
+        pieces = cut(requests, self.decoding.share_prefixes)
+        layout = self.layout(requests, limits, pieces)
+        order = sorted(range(len(requests)), key=lambda i: -len(requests[i].tokens) - limits[i])
+        schedule = Schedule(pieces, order, layout, self.decoding.prefill_chunk)
+        weights, slots = self.merged(variables), self._empty(layout)
         active: dict[int, Active] = {}
-        owner: dict[int, int] = {}
         done: dict[int, Completion] = {}
-        while queue or active:
-            free = [slot for slot in range(rows) if slot not in active][: len(queue)]
-            taken = {slot: queue.popleft() for slot in free}
-            for group in self.prefill_groups({slot: requests[i] for slot, i in taken.items()}):
-                slots = self.fill(variables, slots, group, {slot: limits[taken[slot]] for slot in group})
-            owner.update(taken)
-            active.update({slot: Active(requests[i], []) for slot, i in taken.items()})
-            slots, drawn = self._decode(variables, slots)
-            for slot in self.collect(active, jax.device_get(drawn), jax.device_get((slots.drawn, slots.limit))):
-                done[owner[slot]] = self.complete(active.pop(slot))
+        table, quitters, untold = None, [], []
+        while schedule.queue or schedule.seats:
+            schedule.admit()
+            slots = self.prefill_some(weights, slots, schedule, eager=not active)
+            news = [seat for seat in schedule.seats.values() if seat.slot not in active and seat.ready]
+            active.update({seat.slot: Active(requests[seat.index], limits[seat.index]) for seat in news})
+            if news or quitters:
+                table = self.table(schedule, news, quitters, active)
+            patience = max(1, layout.slots // 32) if schedule.queue else layout.slots
+            slots, drawn = self._decode(weights, slots, table, self.put(np.int32(patience)), self.seed)
+            if news or quitters:
+                table = table.replace(new=self.put(np.zeros(layout.slots, bool)))
+            tell(untold, done, on_done)  # while the device works
+            ended, quitters = self.collect(active, jax.device_get(drawn))
+            untold = [schedule.seats[slot].index for slot in ended]
+            for index, slot in zip(untold, ended):
+                done[index] = self.complete(active.pop(slot))
+                schedule.release(slot)
+        tell(untold, done, on_done)
         return [done[i] for i in range(len(requests))]
 
     def room(self, request: Request) -> int:
@@ -146,143 +184,152 @@ class Sampler:
             )
         return min(request.max_new_tokens, room)
 
-    def prefill_groups(self, taken: dict[int, Request]) -> list[dict[int, Request]]:
-        """Splits the newly taken slots so that each group's distinct prompts fit into prefill_tokens."""
-        groups: list[dict[int, Request]] = []
-        prompts: set[bytes] = set()
-        for slot, request in taken.items():
-            prompts.add(request.tokens.tobytes())
-            if groups:
-                longest = max(len(r.tokens) for r in groups[-1].values())
-                length = doubled(longest, 64)
-                full = self.prefill_rows(len(prompts), length) * length > self.prefill_tokens
-            if not groups or full:
-                groups.append({})
-                prompts = {request.tokens.tobytes()}
-            groups[-1][slot] = request
-        return groups
+    def layout(self, requests: Sequence[Request], limits: Sequence[int], pieces: Sequence[Any]) -> Layout:
+        """The shapes of a call, from its requests alone (so that a resumed run has the same), in few sizes.
 
-    def prefill_rows(self, count: int, length: int) -> int:
-        """Rows of the prefill program for `count` distinct prompts: never fewer than 4 unless those exceed the budget."""
-        return self.few_sizes(count, 4 if 4 * length <= self.prefill_tokens else 1)
-
-    def few_sizes(self, count: int, smallest: int) -> int:
-        """The next of smallest * {1, 4, 16, ...} rows, at most batch_size: few sizes, few programs to compile."""
-        rows = smallest
-        while rows < count:
-            rows *= 4
-        return sharding.batch_rows(min(rows, self.batch_size), self.mesh)
-
-    def fill(self, variables: Any, slots: Slots, group: dict[int, Request], limits: dict[int, int]) -> Slots:
-        """Prefills the distinct prompts of `group` and puts every request of it into its slot."""
-        prompts = {request.tokens.tobytes(): request.tokens for request in group.values()}
-        row_of = {key: row for row, key in enumerate(prompts)}
-        L = doubled(max(len(tokens) for tokens in prompts.values()), 64)
-        U = self.prefill_rows(len(prompts), L)
-        tokens_UL = np.zeros((U, L), np.int32)
-        for row, tokens in enumerate(prompts.values()):
-            tokens_UL[row, : len(tokens)] = tokens
-        keys_values = self._prefill(variables, self.put(tokens_UL))
-        B = slots.tokens.shape[0]
-        table = {name: np.zeros(B, kind) for name, kind in ADMIT_FIELDS.items()}
-        counters = np.zeros((B, COUNTER_WORDS), np.uint32)
-        for slot, request in group.items():
-            row = {
-                "new": True, "source": row_of[request.tokens.tobytes()], "tokens": request.tokens[-1],
-                "positions": len(request.tokens) - 1, "limit": limits[slot],
-                "temperature": request.temperature, "top_p": request.top_p,
-            }
-            for name, value in row.items():
-                table[name][slot] = value
-            counters[slot] = request.counter
-        table = {name: self.put(column) for name, column in table.items()}
-        return self._admit(slots, keys_values, table, self.put(counters), self.seed_key)
-
-    def put(self, array: np.ndarray) -> Array:
-        names = ("batch",) + (None,) * (array.ndim - 1)
-        return jax.device_put(array, sharding.named_sharding(names, array.shape, self.mesh))
-
-    @staticmethod
-    def collect(active: dict[int, Active], drawn: Drawn, progress: tuple[np.ndarray, np.ndarray]) -> list[int]:
-        """Appends what was drawn to each active slot; returns the slots that have ended.
-
-        A slot whose request has enough goes on drawing unread tokens until another request takes it.
+        Slots: batch_size, or a quarter of it, or a quarter of that, but 8 or more. Lengths: 256, 512, 1024, ..., beginning at
+        four times that with a quarter of the slots. Shared tails: as many samples as the largest group, up to 16.
         """
-        count, limit = progress
-        ended = []
-        for slot, entry in active.items():
+        chunk = self.decoding.prefill_chunk
+        slots = self.decoding.batch_size
+        while slots // 4 >= max(8, len(requests)):
+            slots //= 4
+        slots = sharding.batch_rows(slots, self.mesh)
+        longest = max(len(r.tokens) + limit for r, limit in zip(requests, limits))
+        length = doubled(longest, max(SHORTEST * max(1, self.decoding.batch_size // slots), chunk))
+        heads = doubled(len({piece.head for piece in pieces} - {-1}) or 1, HEAD_ROWS)
+        groups = np.bincount([piece.tail for piece in pieces if piece.tail >= 0] or [0])
+        samples = min(doubled(int(groups.max()), 4), 16, slots)
+        shared = self.decoding.share_prefixes
+        grouped = shared and groups.max() > 1
+        return Layout(
+            slots=slots,
+            length=length,
+            chunk=chunk,
+            heads=heads if shared else 0,
+            head_members=min(slots, sharding.batch_rows(max(16, math.ceil(SPARE * slots / heads)), self.mesh)) if shared else 0,
+            tails=sharding.batch_rows(math.ceil(SPARE * slots / samples), self.mesh) if grouped else 0,
+            tail_members=samples if grouped else 0,
+        )
+
+    def merged(self, variables: Any) -> Any:
+        """The weights as they decode fastest, made once for as long as they are in use (config.sampling.merge_weights)."""
+        if not self.decoding.merge_weights:
+            return variables
+        for known, weights in self._merged:
+            if all(a is b for a, b in zip(jax.tree.leaves(known), jax.tree.leaves(variables), strict=True)):
+                return weights
+        gone = [any(leaf.is_deleted() for leaf in jax.tree.leaves(known)) for known, _ in self._merged]
+        self._merged = [entry for entry, old in zip(self._merged, gone) if not old][-1:]
+        self._merged.append((variables, self._merge(variables)))
+        return self._merged[-1][1]
+
+    def prefill_some(self, weights: Any, slots: Slots, schedule: Schedule, eager: bool) -> Slots:
+        """One prefill call, so that nobody who decodes waits long; when nobody decodes, until somebody can."""
+        R = max(1, self.decoding.prefill_tokens // self.decoding.prefill_chunk)
+        while chunks := schedule.prefill(R):
+            slots = self._prefill(weights, slots, *self.chunk_table(chunks, R))
+            schedule.prefilled(chunks)
+            if not eager:
+                break
+        return slots
+
+    def chunk_table(self, chunks: Sequence[Chunk], R: int) -> tuple[Array, Array, PrefillAttend]:
+        """Tokens [R, C], positions [R, C] and the attention of one prefill call."""
+        C = self.decoding.prefill_chunk
+        tokens_RC, columns = np.zeros((R, C), np.int32), np.zeros((7, R), np.int32)
+        columns[1] = NOBODY
+        for r, chunk in enumerate(chunks):
+            tokens_RC[r, : len(chunk.tokens)] = chunk.tokens
+            head, tail = chunk.head, chunk.tail
+            columns[:, r] = (
+                chunk.position, chunk.row, chunk.start, head.number if head else 0, head.length if head else 0,
+                tail.number if tail else 0, tail.length if tail else 0,
+            )  # fmt: skip
+        position, *fields = columns
+        attend = PrefillAttend(np.int32(chunks[0].level), *fields)
+        return self.put((tokens_RC, position[:, None] + np.arange(C, dtype=np.int32), attend))
+
+    def table(self, schedule: Schedule, news: Sequence[Seat], quitters: Sequence[int], active: dict[int, Active]) -> Table:
+        """What decode calls are told from now on. quitters: slots that the device believes to be busy, but nobody reads."""
+        B = schedule.layout.slots
+        columns = {name: np.zeros(B, kind) for name, kind in TABLE_FIELDS.items()}
+        counters = np.zeros((B, COUNTER_WORDS), np.uint32)
+        for seat in schedule.seats.values():
+            columns["before"][seat.slot] = seat.before
+        columns["new"][list(quitters)] = True  # with a limit of 0: idle
+        for seat in news:
+            request = active[seat.slot].request
+            row = {
+                "new": True, "tokens": request.tokens[-1], "positions": seat.own_length, "limit": active[seat.slot].limit,
+                "temperature": request.temperature, "top_p": request.top_p,
+            }  # fmt: skip
+            for name, value in row.items():
+                columns[name][seat.slot] = value
+            counters[seat.slot] = request.counter
+        heads, tails = (Members(*schedule.members(level)) for level in (HEADS, TAILS))
+        return self.put(Table(heads=heads, tails=tails, counters=counters, **columns))
+
+    def put(self, tree: Any) -> Any:
+        """Small host arrays, replicated."""
+        return jax.device_put(tree, sharding.replicated(self.mesh))
+
+    def collect(self, active: dict[int, Active], drawn: Drawn) -> tuple[list[int], list[int]]:
+        """Appends what was drawn to each active slot; which have ended, and which of these the device goes on with."""
+        ended, quitters = [], []
+        for slot, entry in sorted(active.items()):
             live = drawn.live[slot]
-            entry.pieces.append({name: getattr(drawn, name)[slot][live] for name in FIELDS})
-            enough = entry.request.enough
-            if count[slot] >= limit[slot] or (enough is not None and enough(entry.drawn("tokens"))):
+            entry.add({name: getattr(drawn, name)[slot][live] for name in FIELDS})
+            over = entry.count == entry.limit or self.stopped(entry)
+            if not over and entry.satisfied():
+                quitters.append(slot)
+            if over or slot in quitters:
                 ended.append(slot)
-        return ended
+        return ended, quitters
+
+    def stopped(self, entry: Active) -> bool:
+        return int(entry.pieces[-1]["tokens"][-1]) in self.stop_ids
 
     def complete(self, entry: Active) -> Completion:
-        arrays = {name: entry.drawn(name) for name in FIELDS}
+        """What was drawn, up to where the caller had enough."""
+        arrays = entry.drawn()
+        if entry.request.enough is not None:
+            count = next((n for n in range(1, entry.count) if entry.request.enough(arrays["tokens"][:n])), entry.count)
+            arrays = {name: array[:count] for name, array in arrays.items()}
         stopped = int(arrays["tokens"][-1]) in self.stop_ids
         return Completion(id=entry.request.id, finish="stop" if stopped else "length", **arrays)
 
     # -- device --------------------------------------------------------------------------------------------------------
 
-    def empty_slots(self, rows: int, length: int) -> Slots:
+    def empty_slots(self, layout: Layout) -> Slots:
         """Idle slots, made where they will live."""
-        spec, row = self.model.spec, functools.partial(jnp.zeros, rows)
-        shape = (rows, spec.num_kv_heads, length, spec.head_dim)
-        cache = tuple((self.cache_array(shape), self.cache_array(shape)) for _ in range(spec.num_layers))
-        keys = jnp.broadcast_to(jax.random.key(0), (rows,))
-        return Slots(
-            cache=cache, tokens=row(jnp.int32), positions=row(jnp.int32), drawn=row(jnp.int32), limit=row(jnp.int32),
-            keys=keys, temperature=row(jnp.float32), top_p=jnp.ones(rows, jnp.float32),
-        )
+        B = layout.slots
+        dtype = self.model.dtype if self.decoding.cache_dtype == "model" else self.decoding.cache_dtype
+        zeros = jnp.zeros(B, jnp.int32)
+        cache, keys = empty_cache(self.model.spec, layout, dtype, self.mesh), jnp.broadcast_to(jax.random.key(0), (B,))
+        ones = jnp.ones(B, jnp.float32)
+        return Slots(cache, tokens=zeros, positions=zeros, drawn=zeros, limit=zeros, keys=keys, temperature=ones, top_p=ones)
 
-    def cache_array(self, shape: tuple[int, ...]) -> Array:
-        return sharding.constrain(jnp.zeros(shape, self.model.dtype), CACHE_NAMES, self.mesh)
+    def prefill(self, weights: Any, slots: Slots, tokens_RC: Array, positions_RC: Array, attend: PrefillAttend) -> Slots:
+        """The slots with the keys and values of some chunks in their cache."""
+        return slots.replace(cache=self.model.apply(weights, tokens_RC, positions_RC, attend, slots.cache)[1])
 
-    def prefill(self, variables: Any, tokens_UL: Array) -> tuple[LayerCache, ...]:
-        """Keys and values of U prompts, each [U, K, L, E] a layer; what lies behind a prompt's end is never read."""
-        positions_UL = jnp.broadcast_to(jnp.arange(tokens_UL.shape[1]), tokens_UL.shape)
-        return self.model.apply(variables, tokens_UL, positions_UL)[1]
-
-    def admit(
-        self, slots: Slots, prompts: tuple[LayerCache, ...], table: dict[str, Array], counters_BC: Array, seed_key: Array
-    ) -> Slots:
-        """Slots with table["new"] take prompt row table["source"]; the last prompt token is fed by the first decode step."""
-        new_B = table["new"]
-
-        def insert(old_BKSE, prompt_UKLE):
-            taken_BKLE = jnp.take(prompt_UKLE, table["source"], axis=0).astype(old_BKSE.dtype)
-            L = taken_BKLE.shape[2]
-            mixed = jnp.where(new_B[:, None, None, None], taken_BKLE, old_BKSE[:, :, :L])
-            return old_BKSE.at[:, :, :L].set(mixed)
-
-        def pick(new, old):
-            return jnp.where(new_B, new, old)
-
-        return Slots(
-            cache=jax.tree.map(insert, slots.cache, prompts),
-            tokens=pick(table["tokens"], slots.tokens),
-            positions=pick(table["positions"], slots.positions),
-            drawn=pick(0, slots.drawn),
-            limit=pick(table["limit"], slots.limit),
-            keys=jnp.where(new_B, drawing.row_keys(seed_key, counters_BC), slots.keys),
-            temperature=pick(table["temperature"], slots.temperature),
-            top_p=pick(table["top_p"], slots.top_p),
-        )
-
-    def decode(self, variables: Any, slots: Slots) -> tuple[Slots, Drawn]:
-        """Up to DECODE_STEPS tokens in every busy slot; ends early when all slots are idle."""
+    def decode(self, weights: Any, slots: Slots, table: Table, patience: Array, seed: Array) -> tuple[Slots, Drawn]:
+        """Up to DECODE_STEPS tokens in every busy slot, fewer once `patience` of them have ended."""
+        slots = self.admitted(slots, table, jax.random.key(seed))
         B = slots.tokens.shape[0]
         empty = {name: jnp.zeros((B, DECODE_STEPS), jnp.float32) for name in ("behavior", "tempered", "untempered")}
         drawn = Drawn(tokens=jnp.zeros((B, DECODE_STEPS), jnp.int32), live=jnp.zeros((B, DECODE_STEPS), bool), **empty)
+        busy = jnp.sum(slots.drawn < slots.limit)
 
         def going(carry):
             n, slots, _ = carry
-            return (n < DECODE_STEPS) & jnp.any(slots.drawn < slots.limit)
+            left = jnp.sum(slots.drawn < slots.limit)
+            return (n < DECODE_STEPS) & (left > 0) & (busy - left < patience)
 
         def step(carry):
             n, slots, drawn = carry
-            slots, one, live_B = self.decode_step(variables, slots)
+            slots, one, live_B = self.decode_step(weights, slots, table)
             column = Drawn(one.tokens, one.behavior, one.tempered, one.untempered, live_B)
             drawn = jax.tree.map(lambda all_BC, one_B: all_BC.at[:, n].set(one_B), drawn, column)
             return n + 1, slots, drawn
@@ -290,11 +337,23 @@ class Sampler:
         _, slots, drawn = jax.lax.while_loop(going, step, (0, slots, drawn))
         return slots, drawn
 
-    def decode_step(self, variables: Any, slots: Slots) -> tuple[Slots, drawing.Draw, Array]:
+    @staticmethod
+    def admitted(slots: Slots, table: Table, seed_key: Array) -> Slots:
+        """The slots, those that are new as the table says."""
+        keys = jnp.where(table.new, drawing.row_keys(seed_key, table.counters), slots.keys)
+        columns = {
+            name: jnp.where(table.new, getattr(table, name), getattr(slots, name))
+            for name in ("tokens", "positions", "limit", "temperature", "top_p")
+        }
+        return slots.replace(keys=keys, drawn=jnp.where(table.new, 0, slots.drawn), **columns)
+
+    def decode_step(self, weights: Any, slots: Slots, table: Table) -> tuple[Slots, drawing.Draw, Array]:
         """One token in every busy slot; idle slots compute along and change nothing that is read."""
         live_B = slots.drawn < slots.limit
-        hidden, cache = self.model.apply(variables, slots.tokens[:, None], slots.positions[:, None], slots.cache)
-        logits_BV = self.model.apply(variables, hidden[:, 0], method="logits")
+        attend = DecodeAttend(slots.positions, table.heads, table.tails, live_B, self.model.constrain)
+        positions_B1 = (table.before + slots.positions)[:, None]
+        hidden, cache = self.model.apply(weights, slots.tokens[:, None], positions_B1, attend, slots.cache)
+        logits_BV = self.model.apply(weights, hidden[:, 0], method="logits")
         uniforms_B = drawing.uniforms(slots.keys, slots.drawn)
         one = drawing.draw(logits_BV, uniforms_B, slots.temperature, slots.top_p)
         stopped_B = jnp.isin(one.tokens, jnp.asarray(self.stop_ids, jnp.int32))
@@ -309,8 +368,8 @@ class Sampler:
         return slots, one, live_B
 
 
-# What `admit` is told of every slot, and its kind.
-ADMIT_FIELDS = {
-    "new": bool, "source": np.int32, "tokens": np.int32, "positions": np.int32, "limit": np.int32,
+# What a decode call is told of every slot besides its counter, and the kind.
+TABLE_FIELDS = {
+    "before": np.int32, "new": bool, "tokens": np.int32, "positions": np.int32, "limit": np.int32,
     "temperature": np.float32, "top_p": np.float32,
-}
+}  # fmt: skip

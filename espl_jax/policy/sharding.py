@@ -82,6 +82,32 @@ def constrain(x: jax.Array, names: tuple[str | None, ...], mesh: Mesh) -> jax.Ar
     return jax.lax.with_sharding_constraint(x, named_sharding(names, x.shape, mesh))
 
 
+def each_device(function, names, out, mesh: Mesh):
+    """`function` of arrays, run by each device on its own part; names: of the dimensions of each argument, out: of the result.
+
+    A dimension that its mesh axes do not divide is whole everywhere, and so are all dimensions of the same name: pass the names
+    that divide together (`heads` splits only if `kv_heads` does).
+    """
+    if mesh.size == 1:
+        return function
+
+    def run(*arrays):
+        whole = {
+            name
+            for array, dims in zip(arrays, names)
+            for name, size in zip(dims, array.shape)
+            if name and partition_spec((name,), (size,), mesh) == PartitionSpec(None)
+        }
+        whole |= {"heads", "kv_heads"} if whole & {"heads", "kv_heads"} else set()
+        kept = [tuple(None if name in whole else name for name in dims) for dims in (*names, out)]
+        specs = [PartitionSpec(*(RULES[name] if name else None for name in dims)) for dims in kept]
+        return jax.shard_map(
+            function, mesh=mesh, in_specs=tuple(specs[:-1]), out_specs=specs[-1], check_vma=False
+        )(*arrays)
+
+    return run
+
+
 def batch_rows(rows: int, mesh: Mesh) -> int:
     """`rows` rounded up to a multiple of the devices that rows are split over."""
     unit = mesh.shape["data"] * mesh.shape["fsdp"]

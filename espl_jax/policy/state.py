@@ -8,6 +8,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -58,7 +59,7 @@ class Policy:
         return {"params": self.reference["params"]}
 
 
-ATTENTION = {"auto": None, "xla": "xla", "cudnn": "cudnn"}
+ATTENTION = {"auto": None, "xla": "xla", "cudnn": "cudnn", "splash": None}  # of prefilling; the learner's: attention.py
 SCHEDULES = {
     "constant": lambda peak, steps: optax.constant_schedule(peak),
     "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
@@ -121,7 +122,7 @@ def make_policy(config: Any, directory: Path, spec: ModelSpec, tokenizer: Tokeni
         spec=spec,
         dtype=jnp.dtype(config.model.dtype),
         implementation=ATTENTION[config.model.attention],
-        remat=config.model.remat == "layer",
+        remat=config.model.remat,
         scan_layers=config.model.scan_layers,
         lora_scale=rl.lora_alpha / rl.lora_rank if rl.lora_rank else 1.0,
         constrain=lambda x, names: sharding.constrain(x, names, mesh),
@@ -131,15 +132,13 @@ def make_policy(config: Any, directory: Path, spec: ModelSpec, tokenizer: Tokeni
     optimizer = make_optimizer(rl, config.num_steps)
     if rl.lora_rank:
         frozen = load(jnp.dtype(config.model.weight_dtype))
-        key = jax.random.fold_in(jax.random.key(config.seed), 0x10A)
-        trainable = make_adapter(shapes, names, rl.lora_rank, tuple(rl.lora_targets), key, mesh)
-        reference = {"params": frozen, "lora": jax.jit(lora.switched_off)(trainable)}
+        trainable, off = make_adapter(shapes, names, rl.lora_rank, tuple(rl.lora_targets), config.seed, mesh)
+        reference = {"params": frozen, "lora": off}
     else:
         frozen, trainable = None, load(jnp.float32)
         reference = {"params": load(jnp.float32)} if needs_reference(config) else None
     sampler = Sampler(
-        model.clone(remat=False), mesh, tokenizer.stop_ids, config.seed, config.sampling.batch_size,
-        config.sampling.prefill_tokens, config.model.max_length,
+        model.clone(remat="none"), mesh, tokenizer.stop_ids, config.seed, config.sampling, config.model.max_length
     )
     policy = Policy(
         spec=spec, model=model, mesh=mesh, tokenizer=tokenizer, directory=directory, frozen=frozen,
@@ -152,11 +151,18 @@ def _loader(directory: Path, shapes: Any, shardings: Any):
     return lambda dtype: weights.load(directory, shapes, shardings, dtype)
 
 
-def make_adapter(shapes: Any, names: Any, rank: int, targets: tuple[str, ...], key: jax.Array, mesh: Mesh) -> Any:
-    """A fresh adapter, made under its sharding."""
+def make_adapter(
+    shapes: Any, names: Any, rank: int, targets: tuple[str, ...], seed: int, mesh: Mesh
+) -> tuple[Any, Any]:
+    """A fresh adapter, and the same switched off, made under their sharding."""
     low_shapes, low_names = lora.abstract(shapes, names, rank, targets)
     shardings = sharding.tree_shardings(low_names, low_shapes, mesh)
-    return jax.jit(lambda key: lora.init(low_shapes, key), out_shardings=shardings)(key)
+
+    def make():
+        adapter = lora.init(low_shapes, jax.random.fold_in(jax.random.key(seed), 0x10A))
+        return adapter, lora.switched_off(adapter)
+
+    return jax.jit(make, out_shardings=(shardings, shardings))()
 
 
 def init_state(policy: Policy, trainable: Any) -> PolicyState:
@@ -170,7 +176,7 @@ def init_state(policy: Policy, trainable: Any) -> PolicyState:
         transform_non_params=lambda _: everywhere,
     )
     opt_state = jax.jit(policy.optimizer.init, out_shardings=shardings)(trainable)
-    updates = jax.device_put(jnp.zeros((), jnp.int32), everywhere)
+    updates = jax.device_put(np.zeros((), np.int32), everywhere)
     return PolicyState(trainable=trainable, opt_state=opt_state, updates=updates)
 
 

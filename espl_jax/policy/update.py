@@ -1,7 +1,9 @@
 """One RL update: rollouts and advantages in, a new PolicyState and what happened out.
 
-Two jitted programs: `accumulate` adds one micro-batch's gradient, `apply` takes the optimizer step; both donate what they
-replace. The host only packs rows, so the gradient of many micro-batches is that of one batch up to rounding.
+Two jitted programs: `gradient` of the only micro-batch, or `accumulate`, which adds one of several, and `apply`, which takes
+the optimizer step; they donate what they replace. The host only packs rows, so the gradient of many micro-batches is that of
+one batch up to rounding. Nothing here waits for the device: an update gives back arrays that are still being computed, and a
+function that waits for their metrics.
 """
 
 from collections.abc import Callable
@@ -15,26 +17,33 @@ from absl import logging
 
 from espl_jax.policy import batch as batching
 from espl_jax.policy import sharding
+from espl_jax.policy.attention import make_layout
 from espl_jax.policy.loss import TokenStats, batch_loss, clip_fraction
 from espl_jax.policy.state import Policy, PolicyState
 from espl_jax.structs import Rollouts
 
-# (state, rollouts, advantages [P, Q, G], kept groups [P, Q], host randomness) -> (state, metrics)
-Updater = Callable[[PolicyState, Rollouts, np.ndarray, np.ndarray, np.random.Generator], tuple[PolicyState, dict]]
+# (state, rollouts, advantages [P, Q, G], kept groups [P, Q], host randomness) -> (state, what waits for the metrics)
+Learned = Callable[[], dict[str, float]]
+Updater = Callable[[PolicyState, Rollouts, np.ndarray, np.ndarray, np.random.Generator], tuple[PolicyState, Learned]]
 
 
 def make_updater(policy: Policy, state: PolicyState, config: Any) -> Updater:
     """Builds the update of this run for states laid out like `state`; each shape compiles once, at its first call."""
     rl, mesh = config.rl, policy.mesh
-    size = sharding.batch_rows(rl.micro_batch_size, mesh)
+    devices = sharding.batch_rows(1, mesh)
+    budget = -(-rl.micro_batch_tokens // devices)
     reference = policy.plain_reference if rl.kl_coef > 0 else None
+    layout_of = make_layout(config.model.attention, config.model.dtype, mesh)
 
-    def accumulate(trainable, grads, frozen, reference, batch):
+    def gradient(trainable, frozen, reference, batch):
         def loss(trainable):
             variables = {"params": trainable} if frozen is None else {"params": frozen, "lora": trainable}
             return batch_loss(policy.model, variables, reference, batch, rl)
 
-        new, stats = jax.grad(loss, has_aux=True)(trainable)
+        return jax.grad(loss, has_aux=True)(trainable)
+
+    def accumulate(grads, trainable, frozen, reference, batch):
+        new, stats = gradient(trainable, frozen, reference, batch)
         return jax.tree.map(jnp.add, grads, new), stats
 
     def apply(state, grads):
@@ -44,7 +53,8 @@ def make_updater(policy: Policy, state: PolicyState, config: Any) -> Updater:
 
     layout = jax.tree.map(lambda x: x.sharding, state)
     everywhere = sharding.replicated(mesh)
-    accumulate = jax.jit(accumulate, donate_argnums=1, out_shardings=(layout.trainable, None))
+    gradient_only = jax.jit(gradient, out_shardings=(layout.trainable, None))
+    accumulate = jax.jit(accumulate, donate_argnums=0, out_shardings=(layout.trainable, None))
     apply = jax.jit(apply, donate_argnums=0, out_shardings=(layout, everywhere))
     zeros = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), out_shardings=layout.trainable)
 
@@ -53,10 +63,13 @@ def make_updater(policy: Policy, state: PolicyState, config: Any) -> Updater:
         return jax.device_put(array, sharding.named_sharding(names, array.shape, mesh))
 
     def minibatch(state, rows):
-        grads, collected = zeros(state.trainable), []
         weights = batching.token_weights(rows, rl.aggregation, config.sampling.max_new_tokens)
-        for host in batching.micro_batches(rows, weights, size, rl.head_chunk, rl.ratio):
-            grads, stats = accumulate(state.trainable, grads, policy.frozen, reference, jax.tree.map(put, host))
+        batches = batching.micro_batches(rows, weights, devices, budget, rl.ratio, layout_of)
+        fixed, collected = (state.trainable, policy.frozen, reference), []
+        grads = zeros(state.trainable) if len(batches) > 1 else None
+        for host in batches:
+            batch = jax.tree.map(put, host)
+            grads, stats = gradient_only(*fixed, batch) if grads is None else accumulate(grads, *fixed, batch)
             collected.append((host.weight > 0, stats))
         state, norm = apply(state, grads)
         return state, norm, collected
@@ -68,9 +81,13 @@ def make_updater(policy: Policy, state: PolicyState, config: Any) -> Updater:
             state, norm, stats = minibatch(state, share)
             norms.append(norm)
             collected.append(stats)
-        metrics = update_metrics(jax.device_get(norms), jax.device_get(collected), rows, rl)
-        warn_of_gap(metrics, rl.gap_warning)
-        return state, metrics
+
+        def learned():
+            metrics = update_metrics(jax.device_get(norms), jax.device_get(collected), rows, rl)
+            warn_of_gap(metrics, rl.gap_warning)
+            return metrics
+
+        return state, learned
 
     return update
 

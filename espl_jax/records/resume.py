@@ -20,7 +20,10 @@ LAYOUT = (
     "model.scan_layers",
     "sampling.batch_size",
     "sampling.prefill_tokens",
-    "rl.micro_batch_size",
+    "sampling.prefill_chunk",
+    "sampling.share_prefixes",
+    "sampling.merge_weights",
+    "rl.micro_batch_tokens",
     "rl.head_chunk",
 )
 ABSENT = "(absent)"

@@ -22,46 +22,51 @@ def row(name, context, tokens, advantage=1.0, temperature=0.5):
 TWO = [row("a", [5, 6, 7], [8, 9], advantage=0.5), row("b", [11], range(12, 17), advantage=-2.0, temperature=0.7)]
 
 
-def test_pack_writes_out_two_rows():
-    ours = batching.pack(TWO, [0.25, 0.125], size=3, head_chunk=4, ratio="tempered")
-    assert ours.tokens.shape == (3, 64)  # the next bucket after 6 tokens
-    assert ours.tokens[:, :7].tolist() == [[5, 6, 7, 8, 9, 0, 0], [11, 12, 13, 14, 15, 16, 0], [0] * 7]
-    assert not ours.tokens[:, 7:].any()
-    # 5 completion tokens: bucket 6 of (4, 6, 8, ...), then a multiple of 4
-    assert ours.source.tolist() == [[2, 3, 0, 0, 0, 0, 0, 0], [0, 1, 2, 3, 4, 0, 0, 0], [0] * 8]
-    assert ours.targets.tolist() == [[8, 9, 0, 0, 0, 0, 0, 0], [12, 13, 14, 15, 16, 0, 0, 0], [0] * 8]
-    assert ours.weight.tolist() == [[0.25] * 2 + [0] * 6, [0.125] * 5 + [0] * 3, [0] * 8]
-    assert ours.advantage.tolist() == [0.5, -2.0, 0.0]
-    np.testing.assert_allclose(ours.temperature, [0.5, 0.7, 1.0])
+def ends(trees, T):
+    """A layout that shows who may be seen by whom."""
+    return np.stack([tree.ends(T) for tree in trees])
+
+
+def batches(rows, weights, devices=1, budget=256, ratio="tempered"):
+    return batching.micro_batches(rows, weights, devices, budget, ratio, ends)
+
+
+def test_two_rows_written_out():
+    """In the order of the contexts but for their last token; each completion without its last token."""
+    (ours,) = batches(TWO, [0.25, 0.125])
+    assert ours.tokens.shape == ours.targets.shape == (1, 128)  # half of the budget is enough
+    assert ours.tokens[0, :9].tolist() == [11, 12, 13, 14, 15, 5, 6, 7, 8] and not ours.tokens[0, 9:].any()
+    assert ours.positions[0, :9].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+    assert ours.attend[0, :10].tolist() == [5, 5, 5, 5, 5, 9, 9, 9, 9, 0]
+    assert ours.source[0, :7].tolist() == [0, 1, 2, 3, 4, 7, 8] and set(ours.source[0, 7:]) == {127}
+    assert ours.targets[0, :7].tolist() == [12, 13, 14, 15, 16, 8, 9] and not ours.targets[0, 7:].any()
+    assert ours.weight[0, :8].tolist() == [0.125] * 5 + [0.25] * 2 + [0]
+    assert ours.advantage[0, :8].tolist() == [-2.0] * 5 + [0.5] * 2 + [0]
+    np.testing.assert_allclose(ours.temperature[0, :8], [0.7] * 5 + [0.5] * 2 + [1])
     kinds = {name: getattr(ours, name).dtype for name in ("tokens", "source", "targets", "weight", "denominator")}
     assert [kind.name for kind in kinds.values()] == ["int32", "int32", "int32", "float32", "float32"]
 
 
-def test_each_target_is_the_token_behind_its_source():
-    ours = batching.pack(TWO, [1, 1], size=2, head_chunk=4, ratio="tempered")
-    behind = np.take_along_axis(ours.tokens, ours.source + 1, axis=1)
-    real = ours.weight > 0
-    np.testing.assert_array_equal(behind[real], ours.targets[real])
-    assert real.sum() == 7
+def test_what_is_shared_stands_once():
+    """A head of 40 tokens, two contexts under it, and samples of 3, 1 and 2 tokens."""
+    head = list(range(100, 140))
+    rows = [row("a", [*head, 1], [7, 8, 9]), row("b", [*head, 1], [6]), row("c", [*head, 2, 3], [4, 5])]
+    (ours,) = batches(rows, [1, 1, 1])
+    assert ours.tokens[0, 40:46].tolist() == [1, 7, 8, 2, 3, 4] and not ours.tokens[0, 46:].any()
+    assert ours.positions[0, 40:46].tolist() == [40, 41, 42, 40, 41, 42]
+    assert ours.attend[0, :46].tolist() == [46] * 40 + [43] + [43] * 2 + [46] * 2 + [46]
+    assert ours.source[0, :6].tolist() == [40, 40, 41, 42, 44, 45]
+    assert ours.targets[0, :6].tolist() == [7, 6, 8, 9, 4, 5]
 
 
 @pytest.mark.parametrize(
     "ratio, denominator, match", [("tempered", -2, -2), ("untempered", -3, -3), ("behavior", -1, -2)]
 )
 def test_the_ratio_decides_which_log_probabilities_are_packed(ratio, denominator, match):
-    ours = batching.pack(TWO, [1, 1], size=2, head_chunk=4, ratio=ratio)
-    np.testing.assert_allclose(ours.denominator[0, :3], [denominator, denominator - 0.01, 0])
-    np.testing.assert_allclose(ours.match[0, :3], [match, match - 0.01, 0])
-    np.testing.assert_allclose(ours.denominator[1, :5], denominator - 0.01 * np.arange(5), rtol=1e-6)
-
-
-def test_a_row_that_fills_its_bucket_loses_nothing():
-    full = row("full", range(1, 61), [1, 2, 3, 4])
-    ours = batching.pack([full], [1], size=1, head_chunk=4, ratio="tempered")
-    assert ours.tokens.shape == (1, 64) and ours.targets.shape == (1, 4)
-    assert ours.tokens[0, 60:].tolist() == [1, 2, 3, 4] and ours.source[0].tolist() == [59, 60, 61, 62]
-    longer = batching.pack([row("longer", range(61), [1, 2, 3, 4, 5])], [1], size=1, head_chunk=4, ratio="tempered")
-    assert longer.tokens.shape == (1, 96) and longer.targets.shape == (1, 8)
+    (ours,) = batches(TWO, [1, 1], ratio=ratio)
+    np.testing.assert_allclose(ours.denominator[0, :2], [denominator, denominator - 0.01])
+    np.testing.assert_allclose(ours.match[0, :2], [match, match - 0.01])
+    np.testing.assert_allclose(ours.denominator[0, 5:7], [denominator, denominator - 0.01], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -73,18 +78,29 @@ def test_token_weights_of_lengths_1_2_and_5(aggregation, expected):
     np.testing.assert_allclose(batching.token_weights(rows, aggregation, max_new_tokens=10), expected)
 
 
-def test_micro_batches_hold_every_row_once_and_fill_the_last():
-    lengths = [7, 1, 5, 3, 9]
-    rows = [row(str(n), [1], [n] * n, advantage=n) for n in lengths]
-    ours = list(batching.micro_batches(rows, [n / 100 for n in lengths], size=2, head_chunk=4, ratio="tempered"))
-    assert [b.tokens.shape[0] for b in ours] == [2, 2, 2]
-    assert [b.advantage.tolist() for b in ours] == [[1, 3], [5, 7], [9, 0]]  # like lengths together
-    assert [b.targets.shape[1] for b in ours] == [4, 8, 12]
-    assert not ours[2].weight[1].any()
-    for packed in ours:
-        for b in range(2):
-            n = int(packed.advantage[b])
-            np.testing.assert_allclose(packed.weight[b], [n / 100] * n + [0] * (packed.weight.shape[1] - n), rtol=1e-6)
+def test_micro_batches_hold_every_target_once_within_the_budget():
+    rng = np.random.default_rng(0)
+    heads = rng.integers(0, 99, (3, 50))
+    rows = [
+        row(i, [*heads[i % 3], i % 7], rng.integers(0, 99, rng.integers(1, 60)), advantage=float(i)) for i in range(60)
+    ]
+    ours = batches(rows, [1] * 60, budget=512)
+    assert len(ours) > 2 and {b.tokens.shape for b in ours} <= {(1, 512), (1, 256)}
+    found = [t for b in ours for t in zip(b.advantage[b.weight > 0].tolist(), b.targets[b.weight > 0].tolist())]
+    assert sorted(found) == sorted((float(i), int(t)) for i, r in enumerate(rows) for t in r.completion.tokens)
+
+
+def test_a_trajectory_longer_than_the_budget_has_a_wider_row_of_its_own():
+    rows = [row("long", range(300), range(100)), row("short", [1], [2])]
+    shapes = [b.tokens.shape for b in batches(rows, [1, 1], budget=128)]
+    assert shapes == [(1, 128), (1, 512)]
+
+
+def test_rows_are_dealt_to_devices():
+    rows = [row(i, [i], range(90)) for i in range(5)]
+    ours = batches(rows, [1] * 5, devices=2, budget=128)
+    assert [b.tokens.shape for b in ours] == [(2, 128)] * 3
+    assert sum(int((b.weight > 0).sum()) for b in ours) == 450 and not ours[-1].weight[1].any()
 
 
 def test_minibatches_partition_the_rows():

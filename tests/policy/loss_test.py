@@ -11,9 +11,11 @@ import pytest
 
 from espl_jax.policy import batch as batching
 from espl_jax.policy import lora
+from espl_jax.policy.attention import make_layout
 from espl_jax.policy.batch import Row
 from espl_jax.policy.loss import LOSSES, batch_loss, clip_fraction
 from espl_jax.policy.model import Decoder, ModelSpec, abstract_params
+from espl_jax.policy.sharding import make_mesh
 from espl_jax.structs import Completion
 from tests.tiny import random_params
 
@@ -27,13 +29,17 @@ PARAMS = random_params(SPEC, 0)
 OTHER = random_params(SPEC, 1)  # a reference that differs
 
 
+class Settings(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
 def settings(**changes):
     """A stand-in for config.rl."""
     base = dict(
         loss="importance_sampling", ratio="tempered", kl_coef=0.0, head_chunk=CHUNK, clip_low=0.2, clip_high=0.3,
         cispo_max=4.0,
     )  # fmt: skip
-    return SimpleNamespace(**(base | changes))
+    return Settings(**(base | changes))
 
 
 # -- token losses by hand --------------------------------------------------------------------------------------------
@@ -79,6 +85,18 @@ def test_cispo_by_hand(advantage):
 @pytest.mark.parametrize("loss, share", [("importance_sampling", 0.0), ("ppo", 0.6), ("cispo", 0.2)])
 def test_clip_fraction_counts_ratios_outside_the_range(loss, share):
     assert clip_fraction(np.log(RATIOS), settings(loss=loss)) == pytest.approx(share)
+
+
+def packed(rows, weights, ratio, budget=256):
+    """All rows as micro-batches on one device."""
+    layout = make_layout("xla", "float32", make_mesh(1, 1, 1, jax.devices()[:1]))
+    return batching.micro_batches(rows, weights, 1, budget, ratio, layout)
+
+
+def of_row(stat, batch, row):
+    """What a statistic [1, M] says of each token of a row, which is known by its advantage."""
+    mine = (batch.advantage[0] == np.float32(row.advantage)) & (batch.weight[0] > 0)
+    return np.asarray(stat)[0][mine]
 
 
 # -- a plain reference -------------------------------------------------------------------------------------------------
@@ -184,8 +202,7 @@ def plain():
 def test_the_chunked_loss_and_its_gradient_are_those_of_a_plain_implementation(kind, plain):
     rows = make_rows()
     weights = batching.token_weights(rows, "token", 20)
-    batch = batching.pack(rows, weights, 8, CHUNK, settings(**KINDS[kind]).ratio)
-    assert batch.targets.shape[1] == 2 * CHUNK
+    (batch,) = packed(rows, weights, settings(**KINDS[kind]).ratio)
     (loss, stats), gradient = chunked(**KINDS[kind])(PARAMS, batch)
     np.testing.assert_allclose(loss, plain[0][kind], rtol=1e-5)
     np.testing.assert_allclose(stats.loss.sum(), plain[0][kind], rtol=1e-5)
@@ -194,25 +211,27 @@ def test_the_chunked_loss_and_its_gradient_are_those_of_a_plain_implementation(k
 
 def test_statistics_of_each_token():
     rows = make_rows()
-    batch = batching.pack(rows, [1.0] * 5, 8, CHUNK, "behavior")
+    (batch,) = packed(rows, [1.0] * 5, "behavior")
     (_, stats), _ = chunked(**KINDS["ppo"])(PARAMS, batch)
     ours, theirs = written(PARAMS, rows, 0.7), written(OTHER, rows, 0.7)
     for b, row in enumerate(rows):
-        n, logp, there = len(row.completion.tokens), chosen(ours[b], row), chosen(theirs[b], row)
-        np.testing.assert_allclose(stats.log_ratio[b, :n], logp - row.completion.behavior, atol=1e-5)
-        np.testing.assert_allclose(stats.gap[b, :n], logp - row.completion.tempered, atol=1e-5)
-        np.testing.assert_allclose(stats.kl[b, :n], np.exp(there - logp) - (there - logp) - 1, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(stats.entropy[b, :n], -(np.exp(ours[b]) * ours[b]).sum(-1), rtol=1e-5)
-        assert not any(np.asarray(getattr(stats, name)[b, n:]).any() for name in ("log_ratio", "gap", "kl", "loss"))
-    assert not np.asarray(stats.loss[5:]).any()
+        logp, there = chosen(ours[b], row), chosen(theirs[b], row)
+        np.testing.assert_allclose(of_row(stats.log_ratio, batch, row), logp - row.completion.behavior, atol=1e-5)
+        np.testing.assert_allclose(of_row(stats.gap, batch, row), logp - row.completion.tempered, atol=1e-5)
+        ahead = there - logp
+        np.testing.assert_allclose(of_row(stats.kl, batch, row), np.exp(ahead) - ahead - 1, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(of_row(stats.entropy, batch, row), -(np.exp(ours[b]) * ours[b]).sum(-1), rtol=1e-5)
+    padding = batch.weight == 0
+    assert not any(np.asarray(getattr(stats, name))[padding].any() for name in ("log_ratio", "gap", "kl", "loss"))
 
 
 def test_gradients_of_micro_batches_add_up_to_that_of_one_batch():
-    rows = make_rows(7)
+    rows = make_rows(24)
     weights = batching.token_weights(rows, "sequence", 20)
-    (one_loss, _), one = chunked()(PARAMS, batching.pack(rows, weights, 8, CHUNK, "tempered"))
-    parts = [chunked()(PARAMS, part) for part in batching.micro_batches(rows, weights, 2, CHUNK, "tempered")]
-    assert len(parts) == 4
+    (batch,) = packed(rows, weights, "tempered", budget=512)
+    (one_loss, _), one = chunked()(PARAMS, batch)
+    parts = [chunked()(PARAMS, part) for part in packed(rows, weights, "tempered", budget=128)]
+    assert len(parts) > 2
     np.testing.assert_allclose(sum(loss for (loss, _), _ in parts), one_loss, rtol=1e-5)
     assert_near(jax.tree.map(lambda *leaves: sum(map(np.asarray, leaves)), *[part for _, part in parts]), one)
 
@@ -228,7 +247,7 @@ def test_aggregations_by_hand():
         "constant": -tokens_times_advantage / (3 * 20),
     }
     for aggregation, value in expected.items():
-        batch = batching.pack(rows, batching.token_weights(rows, aggregation, 20), 8, CHUNK, "tempered")
+        (batch,) = packed(rows, batching.token_weights(rows, aggregation, 20), "tempered")
         (_, stats), _ = chunked()(PARAMS, batch)
         on_policy = batch.replace(denominator=np.asarray(batch.denominator + stats.log_ratio))
         (loss, stats), _ = chunked()(PARAMS, on_policy)
@@ -239,7 +258,7 @@ def test_aggregations_by_hand():
 def test_the_kl_of_a_fresh_adapter_is_exactly_0_and_so_is_its_gradient():
     shapes, _ = lora.abstract(*abstract_params(MODEL), 2, ("q", "down"))
     adapter = jax.jit(lambda: lora.init(shapes, jax.random.key(0)))()
-    batch = batching.pack(make_rows(), [1.0] * 5, 8, CHUNK, "tempered")
+    (batch,) = packed(make_rows(), [1.0] * 5, "tempered")
     silent = batch.replace(advantage=np.zeros_like(batch.advantage))
 
     def loss(adapter):
@@ -253,9 +272,10 @@ def test_the_kl_of_a_fresh_adapter_is_exactly_0_and_so_is_its_gradient():
 
 def test_temperature_0_is_trained_as_temperature_1():
     rows = make_rows(2, temperature=0.0)
-    (_, stats), _ = chunked()(PARAMS, batching.pack(rows, [1.0] * 2, 8, CHUNK, "tempered"))
-    n, logp = len(rows[0].completion.tokens), chosen(written(PARAMS, rows, 1.0)[0], rows[0])
-    np.testing.assert_allclose(stats.gap[0, :n], logp - rows[0].completion.tempered, atol=1e-5)
+    (batch,) = packed(rows, [1.0] * 2, "tempered")
+    (_, stats), _ = chunked()(PARAMS, batch)
+    logp = chosen(written(PARAMS, rows, 1.0)[0], rows[0])
+    np.testing.assert_allclose(of_row(stats.gap, batch, rows[0]), logp - rows[0].completion.tempered, atol=1e-5)
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -282,12 +302,12 @@ def most_rows_of_logits(function, *arguments):
 
 def test_no_array_of_batch_by_length_by_vocabulary_is_ever_made():
     rl, rows = settings(ratio="behavior", kl_coef=0.1), make_rows(8)
-    batch = batching.pack(rows, [1.0] * 8, 8, CHUNK, rl.ratio)
-    assert batch.targets.shape == (8, 2 * CHUNK)
+    (batch,) = packed(rows, [1.0] * 8, rl.ratio)
+    assert batch.targets.shape == (1, 128)
 
     def loss(params):
         return batch_loss(MODEL, {"params": params}, {"params": OTHER}, batch, rl)[0]
 
-    assert most_rows_of_logits(loss, PARAMS) == 8 * CHUNK
+    assert most_rows_of_logits(loss, PARAMS) == CHUNK
     plain = most_rows_of_logits(lambda params: plain_loss(params, rows, [1.0] * 8, rl), PARAMS)
     assert plain == 8 * 32, "the walk sees logits where there are some"

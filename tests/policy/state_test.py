@@ -200,5 +200,5 @@ def test_the_sampler_is_made_from_the_config(adapted):
     policy, _ = adapted
     config = base.get_config()
     assert policy.sampler.stop_ids == policy.tokenizer.stop_ids
-    assert (policy.sampler.batch_size, policy.sampler.max_length) == (config.sampling.batch_size, 128)
-    assert policy.model.remat and not policy.sampler.model.remat
+    assert policy.sampler.decoding == config.sampling and policy.sampler.max_length == 128
+    assert (policy.model.remat, policy.sampler.model.remat) == ("layer", "none")

@@ -35,7 +35,7 @@ def config(tiny_qwen3, tmp_path_factory):
     config = base.get_config()
     config.model.update(path=str(directory), dtype="float32", weight_dtype="float32", max_length=64)
     config.sampling.update(temperature=0.7, top_p=0.9, max_new_tokens=12, batch_size=12)
-    config.rl.update(lora_rank=4, lora_alpha=8.0, learning_rate=3e-3, micro_batch_size=3, head_chunk=12)
+    config.rl.update(lora_rank=4, lora_alpha=8.0, learning_rate=3e-3, micro_batch_tokens=128, head_chunk=12)
     return config
 
 
@@ -94,6 +94,17 @@ def copied(tree):
     return jax.tree.map(np.array, tree)
 
 
+def learner(policy, state, config):
+    """An update that waits for its metrics."""
+    update = make_updater(policy, state, config)
+
+    def waiting(*arguments):
+        state, learned = update(*arguments)
+        return state, learned()
+
+    return waiting
+
+
 def assert_equal(ours, expected):
     jax.tree.map(np.testing.assert_array_equal, ours, expected)
 
@@ -105,7 +116,7 @@ def test_an_update_makes_what_was_rewarded_more_likely(config, rollouts, log_lik
     policy, state = make(config)
     before = log_likelihood(policy.variables(state.trainable), rollouts)
     start, frozen, reference = copied(state.trainable), copied(policy.frozen), copied(policy.reference)
-    update = make_updater(policy, state, config)
+    update = learner(policy, state, config)
 
     state, first = update(state, rollouts, ADVANTAGES, KEEP, RNG(0))
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), state.trainable, start)
@@ -137,7 +148,7 @@ def test_an_update_makes_what_was_rewarded_more_likely(config, rollouts, log_lik
 def test_no_signal_changes_nothing_and_says_so(config, rollouts):
     policy, state = make(config)
     before = copied((state.trainable, state.opt_state, state.updates))
-    update = make_updater(policy, state, config)
+    update = learner(policy, state, config)
     after, metrics = update(state, rollouts, np.zeros_like(ADVANTAGES), np.zeros_like(KEEP), RNG(0))
     assert metrics == {"train/trajectories_used": 0.0, "policy/updates": 0.0}
     assert_equal((after.trainable, after.opt_state, after.updates), before)
@@ -147,7 +158,7 @@ def test_minibatches_with_kl_and_the_behavior_ratio(config, rollouts):
     """Two optimizer steps: the gap (still to the tempered policy) is measured before the first."""
     config = changed(config, num_minibatches=2, kl_coef=0.5, loss="ppo", ratio="behavior", learning_rate=3e-2)
     policy, state = make(config)
-    update = make_updater(policy, state, config)
+    update = learner(policy, state, config)
     state, metrics = update(state, rollouts, ADVANTAGES, KEEP, RNG(0))
     assert metrics["policy/updates"] == 2 and int(state.updates) == 2
     assert metrics["policy/logprob_gap_max"] < 1e-4

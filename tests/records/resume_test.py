@@ -48,7 +48,7 @@ def test_what_only_operates_may_change_silently():
 
 
 def test_layout_may_change_with_a_note():
-    notes = resume.check_config(config(), config(mesh__fsdp=8, rl__micro_batch_size=1), 5)
+    notes = resume.check_config(config(), config(mesh__fsdp=8, rl__micro_batch_tokens=1), 5)
     assert len(notes) == 1 and "mesh.fsdp was 1 and is now 8" in notes[0] and "last bits" in notes[0]
 
 
