@@ -8,7 +8,7 @@ import numpy as np
 from espl_jax.evolution import population as populations
 from espl_jax.evolution.render import render_genome
 from espl_jax.policy.state import Policy
-from espl_jax.rollout import sample_groups
+from espl_jax.rollout import Plan, plan_groups, sample
 from espl_jax.structs import Genome, Population, Prompt, Rating, Rollouts, Task
 
 NO_PROMPT = Prompt(id=2**31 - 1, genome=Genome("principles"), rating=Rating(0.0, 0.0), parents=(), operator="root", born=0)
@@ -40,30 +40,30 @@ def choose_prompt(population: Population, choice: str) -> Prompt:
 def evaluate(
     policy: Policy, variables: Any, population: Population, task: Task, step: int, config: Any
 ) -> tuple[dict[str, float], dict[str, Rollouts]]:
-    """Metrics and transcripts of every held-out set that config.evaluation asks for.
+    """Metrics and transcripts of every held-out set that config.evaluation asks for, all sampled in one call.
 
     Sets: validation, and test if asked (nothing is ever chosen by it); "<set>_no_prompt" is the same without a prompt, which
     is the very same evaluation while the chosen prompt is empty, and then not sampled twice.
     """
     chosen = choose_prompt(population, config.evaluation.prompt)
     splits = {"validation": task.validation} | ({"test": task.test} if config.evaluation.test else {})
-    metrics: dict[str, float] = {"evaluation/prompt": float(chosen.id)}
-    transcripts: dict[str, Rollouts] = {}
+    empty, without = not render_genome(chosen.genome), config.evaluation.without_prompt
 
-    def sample(split: str, prompt: Prompt) -> Rollouts:
-        return sample_groups(
-            policy, variables, [prompt], splits[split], config.evaluation.num_samples, config.evaluation, split, step, task,
+    def plan(split: str, prompt: Prompt) -> Plan:
+        return plan_groups(
+            policy.tokenizer, [prompt], splits[split], config.evaluation.num_samples, config.evaluation, split, step, task,
             config.evolution.layout,
         )
 
-    for split, problems in splits.items():
-        if not problems:
-            continue
-        transcripts[split] = sample(split, chosen)
-        metrics |= pass_metrics(transcripts[split].rewards_PQG[0], split)
-        if config.evaluation.without_prompt:
-            empty = not render_genome(chosen.genome)
-            bare = transcripts[split] if empty else sample(split, NO_PROMPT)
-            metrics |= pass_metrics(bare.rewards_PQG[0], f"{split}_no_prompt")
-            transcripts |= {} if empty else {f"{split}_no_prompt": bare}
+    plans: dict[str, Plan] = {}
+    for split in (split for split, problems in splits.items() if problems):
+        plans[split] = plan(split, chosen)
+        if without and not empty:
+            plans[f"{split}_no_prompt"] = plan(split, NO_PROMPT)
+    transcripts = dict(zip(plans, sample(policy, variables, list(plans.values()), task.grader)))
+    metrics = {"evaluation/prompt": float(chosen.id)}
+    for name, rollouts in transcripts.items():
+        metrics |= pass_metrics(rollouts.rewards_PQG[0], name)
+        if without and empty:
+            metrics |= pass_metrics(rollouts.rewards_PQG[0], f"{name}_no_prompt")
     return metrics, transcripts

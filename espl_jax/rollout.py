@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,21 @@ import numpy as np
 from espl_jax.evolution.render import layout_messages, parse_genome
 from espl_jax.policy.chat import Tokenizer
 from espl_jax.policy.state import Policy
-from espl_jax.structs import Chat, Completion, Editor, Genome, Problem, Prompt, Reply, Request, Rollouts, Task
+from espl_jax.structs import (
+    Chat,
+    Completion,
+    Editor,
+    Genome,
+    Grade,
+    Grader,
+    Problem,
+    Prompt,
+    Reply,
+    Request,
+    Rollouts,
+    Task,
+)
+from espl_jax.tasks.grading import Once
 
 # The first counter word of every sample: streams of different purpose never share randomness.
 PURPOSES = {"rollout": 1, "validation": 2, "test": 3, "edit": 4}
@@ -35,20 +50,35 @@ def longest_context(tokenizer: Tokenizer, prompt: Prompt, task: Task, layout: st
     return max(len(context_tokens(tokenizer, prompt.genome, problem, task, layout)) for problem in problems)
 
 
-def sample_groups(
-    policy: Policy, variables: Any, prompts: Sequence[Prompt], problems: Sequence[Problem], num_samples: int,
-    decoding: Any, purpose: str, step: int, task: Task, layout: str,
-) -> Rollouts:
-    """num_samples graded completions for each (prompt, problem).
+@dataclass(frozen=True)
+class Plan:
+    """Who is asked what: some requests for each (prompt, problem), in C order of (prompt, problem, sample)."""
 
-    variables: whose completions (policy.variables(...)). decoding: has temperature, top_p, max_new_tokens. What sample g of
-    prompt p on problem q draws depends on (seed, purpose, step, p, q, g) alone.
+    prompts: tuple[Prompt, ...]
+    problems: tuple[Problem, ...]
+    num_samples: int
+    contexts: tuple[tuple[np.ndarray, ...], ...]
+    requests: tuple[Request, ...]
+
+    @property
+    def asked(self) -> list[Problem]:
+        """The problem of each request."""
+        return [problem for _, problem, _ in itertools.product(self.prompts, self.problems, range(self.num_samples))]
+
+
+def plan_groups(
+    tokenizer: Tokenizer, prompts: Sequence[Prompt], problems: Sequence[Problem], num_samples: int, decoding: Any,
+    purpose: str, step: int, task: Task, layout: str,
+) -> Plan:
+    """num_samples requests for each (prompt, problem).
+
+    decoding: has temperature, top_p, max_new_tokens. What sample g of prompt p on problem q draws depends on (seed, purpose,
+    step, p, q, g) alone.
     """
     contexts = tuple(
-        tuple(context_tokens(policy.tokenizer, prompt.genome, problem, task, layout) for problem in problems)
-        for prompt in prompts
+        tuple(context_tokens(tokenizer, prompt.genome, problem, task, layout) for problem in problems) for prompt in prompts
     )
-    requests = [
+    requests = tuple(
         Request(
             id=(prompt.id, problem.id, g),
             tokens=contexts[p][q],
@@ -58,20 +88,41 @@ def sample_groups(
             top_p=decoding.top_p,
         )
         for (p, prompt), (q, problem), g in itertools.product(enumerate(prompts), enumerate(problems), range(num_samples))
-    ]
-    completions = policy.sampler(variables, requests)
-    texts = [policy.tokenizer.decode(visible(policy, completion)) for completion in completions]
-    asked = [problem for _, problem, _ in itertools.product(prompts, problems, range(num_samples))]
-    grades = task.grade(list(zip(asked, texts)))
+    )
+    return Plan(tuple(prompts), tuple(problems), num_samples, contexts, requests)
+
+
+def sample(policy: Policy, variables: Any, plans: Sequence[Plan], grader: Grader) -> list[Rollouts]:
+    """The graded completions of each plan, all drawn in one call of the sampler, so that no plan waits for another's last.
+
+    variables: whose completions (policy.variables(...)). A reply is given to the grader when it ends, while others are still
+    drawn; what grading raises is raised here.
+    """
+    requests = [request for plan in plans for request in plan.requests]
+    asked = [problem for plan in plans for problem in plan.asked]
+    once, texts, grades = Once(grader), {}, {}
+
+    def on_done(i: int, completion: Completion) -> None:
+        texts[i] = policy.tokenizer.decode(visible(policy, completion))
+        grades[i] = once.submit(asked[i], texts[i])
+
+    completions = policy.sampler(variables, requests, on_done)
+    graded = ((completion, texts[i], grades[i].result()) for i, completion in enumerate(completions))
+    return [to_rollouts(plan, list(itertools.islice(graded, len(plan.requests)))) for plan in plans]
+
+
+def to_rollouts(plan: Plan, graded: Sequence[tuple[Completion, str, Grade]]) -> Rollouts:
+    """What came of a plan. graded: one entry a request."""
+    completions, texts, grades = zip(*graded)
     rewards = np.asarray([grade.score for grade in grades], np.float32)
     return Rollouts(
-        prompt_ids=tuple(prompt.id for prompt in prompts),
-        problems=tuple(problems),
-        context_tokens=contexts,
-        completions=tuple(completions),
-        texts=tuple(texts),
-        grades=tuple(grades),
-        rewards_PQG=rewards.reshape(len(prompts), len(problems), num_samples),
+        prompt_ids=tuple(prompt.id for prompt in plan.prompts),
+        problems=plan.problems,
+        context_tokens=plan.contexts,
+        completions=completions,
+        texts=texts,
+        grades=grades,
+        rewards_PQG=rewards.reshape(len(plan.prompts), len(plan.problems), plan.num_samples),
     )
 
 
@@ -97,12 +148,14 @@ def make_editor(policy: Policy, variables: Any, decoding: Any, step: int) -> Edi
         )
 
     def edit(chats: Sequence[Chat]) -> list[Reply]:
-        requests = [request(chat) for chat in chats]
-        completions = policy.sampler(variables, requests)
-        return [
-            reply_to(chat, len(asked.tokens), policy.tokenizer.decode(visible(policy, completion)), completion)
-            for chat, asked, completion in zip(chats, requests, completions)
-        ]
+        requests, replies = [request(chat) for chat in chats], {}
+
+        def on_done(i: int, completion: Completion) -> None:
+            text = policy.tokenizer.decode(visible(policy, completion))
+            replies[i] = reply_to(chats[i], len(requests[i].tokens), text, completion)
+
+        policy.sampler(variables, requests, on_done)
+        return [replies[i] for i in range(len(chats))]
 
     return edit
 

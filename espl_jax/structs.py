@@ -14,8 +14,9 @@ Dimension letters, used as suffixes of array names throughout (`rewards_PQG`, `t
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -155,8 +156,14 @@ class Grade:
     note: str = ""
 
 
-# Grades (problem, reply text) pairs; never raises for what a model wrote, and always ends.
-Grader = Callable[[Sequence[tuple[Problem, str]]], list[Grade]]
+class Grader(Protocol):
+    """Grades replies while the caller goes on; tasks/grading.py has one of worker processes and one of a plain function."""
+
+    def submit(self, problem: Problem, text: str) -> Future[Grade]:
+        """The grade of a reply, some time; it always comes, and holds an error only if the grader itself is broken."""
+
+    def close(self) -> None:
+        """Ends what the grader has started."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +179,8 @@ class Task:
     validation: tuple[Problem, ...]
     test: tuple[Problem, ...]
     question: Callable[[Problem], str]
-    grade: Grader
+    grader: Grader
     describe: str
-    close: Callable[[], None] = lambda: None  # ends the grading workers
 
     def __post_init__(self):
         if not self.train:
@@ -188,6 +194,10 @@ class Task:
                         f"task {self.name!r}: problem {problem.id} is in both {seen[problem.id]} and {name}; "
                         "remove it from one of them"
                     )
+
+    def close(self) -> None:
+        """Ends the grader."""
+        self.grader.close()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 Start here. `run` sets up and loops; `iterate` is one iteration of the method: select prompts, sample trajectories under each of
 them, update the weights, rate the prompts by the same trajectories, let the model reflect on these and write children. An
-iteration maps one RunState to the next and changes nothing else; `logbook.commit` makes it last.
+iteration maps one RunState to the next and changes nothing else; `logbook.commit` makes it last. The host runs ahead of the
+device: replies are graded while others are still sampled, editors are asked while the gradient is computed, and a step is
+recorded while the next one samples. No result depends on who is first.
 """
 
 import contextlib
@@ -28,7 +30,7 @@ from espl_jax.policy.state import EDITORS, Policy, PolicyState, make_policy, ope
 from espl_jax.policy.update import Updater, make_updater
 from espl_jax.records import summary
 from espl_jax.records.logbook import Logbook, enable_compilation_cache
-from espl_jax.rollout import longest_context, make_editor, root_genome, sample_groups
+from espl_jax.rollout import longest_context, make_editor, plan_groups, root_genome, sample
 from espl_jax.structs import Population, Reflection, Rollouts, RunState, Task
 from espl_jax.tasks.splits import batch_at
 
@@ -93,21 +95,22 @@ def iterate(run: Run, state: RunState) -> Step:
 
     # 2. Sample trajectories of every problem under every prompt, and grade them.
     with phase("sample"):
-        variables = policy.variables(state.policy.trainable)
-        rollouts = sample_groups(
-            policy, variables, prompts, problems, config.task.num_samples, config.sampling, "rollout", step, task,
+        plan = plan_groups(
+            policy.tokenizer, prompts, problems, config.task.num_samples, config.sampling, "rollout", step, task,
             config.evolution.layout,
         )
+        [rollouts] = sample(policy, policy.variables(state.policy.trainable), [plan], task.grader)
 
-    # 3. Update the weights, each trajectory conditioned on the prompt it was sampled under.
+    # 3. Update the weights, each trajectory conditioned on the prompt it was sampled under. The device is told what to compute
+    # and not waited for; what it learned is asked at the end.
     advantages_PQG = advantages(rollouts.rewards_PQG, config.rl.baseline, config.rl.normalize_std)
     keep_PQ = with_signal(advantages_PQG)
     metrics = summary.rollout_metrics(rollouts, keep_PQ) | summary.token_counts(rollouts, "rollout")
-    policy_state = state.policy
+    policy_state, learned = state.policy, None
     if config.method in configs.TRAINS_WEIGHTS:
         with phase("update"):
+            run.logbook.wait_for_copies()  # the new weights take the place of the old, which may still be being saved
             policy_state, learned = run.update(policy_state, rollouts, advantages_PQG, keep_PQ, update_rng)
-            metrics |= learned
 
     # 4. Rate the prompts by the same trajectories: ranks within one step are comparable, scores across steps are not.
     population, reflections = state.population, []
@@ -116,6 +119,9 @@ def iterate(run: Run, state: RunState) -> Step:
         # 5., 6. and 7. Mutate the best, perhaps cross over; children join the population.
         with phase("reflect"):
             population, reflections = reflect(run, policy_state, population, rollouts, step, reflect_rng)
+    if learned is not None:
+        with phase("update"):
+            metrics |= learned()
     metrics |= summary.population_metrics(population, reflections)
     files = summary.step_files(prompts, rollouts, advantages_PQG, reflections)
 

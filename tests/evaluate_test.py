@@ -1,16 +1,20 @@
 """Held-out evaluation: pass@k against counting, which prompt, and which sets are sampled how often."""
 
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from espl_jax import config as configs
 from espl_jax import evaluate as evaluation
 from espl_jax.evaluate import NO_PROMPT, choose_prompt, evaluate, pass_at_k, pass_metrics
 from espl_jax.policy.chat import Tokenizer
+from espl_jax.policy.state import make_policy, open_model
+from espl_jax.rollout import sample
 from espl_jax.structs import Completion, Genome, Grade, Population, Problem, Prompt, Rating, Task, text_id
+from espl_jax.tasks.grading import Inline
 from experiments import base
+from tests.tiny_run import tiny_config
 
 
 @pytest.mark.parametrize("n", range(1, 8))
@@ -56,25 +60,24 @@ def problems(name, count):
     return tuple(Problem(text_id(question), question, str(i % 2)) for i, question in enumerate(questions))
 
 
-def grade(pairs):
-    """Right when the reply is the answer."""
-    return [Grade(float(text == problem.answer), text) for problem, text in pairs]
-
-
-TASK = Task("toy", problems("a", 1), problems("v", 3), problems("t", 2), lambda p: f"{p.question}?", grade, "")
+RIGHT = Inline(lambda problem, text: Grade(float(text == problem.answer), text))
+TASK = Task("toy", problems("a", 1), problems("v", 3), problems("t", 2), lambda p: f"{p.question}?", RIGHT, "")
 
 
 class Parrot:
-    """A policy that writes "1", or "0" under a prompt, and remembers what it was asked."""
+    """A policy that writes "1", or "0" under a prompt, ends the last request first, and remembers what it was asked."""
 
     def __init__(self, directory):
         self.tokenizer = Tokenizer(directory, {})
         self.asked = []
 
-    def sampler(self, variables, requests):
+    def sampler(self, variables, requests, on_done):
         self.asked.append(requests)
         replies = ["0" if "Count" in self.tokenizer.decode(request.tokens) else "1" for request in requests]
-        return [self.completion(request, reply) for request, reply in zip(requests, replies)]
+        completions = [self.completion(request, reply) for request, reply in zip(requests, replies)]
+        for i in reversed(range(len(requests))):
+            on_done(i, completions[i])
+        return completions
 
     def completion(self, request, reply):
         tokens = np.append(self.tokenizer.encode(reply), self.tokenizer.stop_ids[0]).astype(np.int32)
@@ -96,7 +99,7 @@ def run(parrot, population=POPULATION, **changes):
 def test_every_set_is_sampled_with_and_without_the_prompt(parrot):
     metrics, transcripts = run(parrot)
     assert list(transcripts) == ["validation", "validation_no_prompt", "test", "test_no_prompt"]
-    assert [len(requests) for requests in parrot.asked] == [6, 6, 4, 4]
+    assert [len(requests) for requests in parrot.asked] == [6 + 6 + 4 + 4]
     assert metrics["evaluation/prompt"] == 1
     assert metrics["validation/pass@1"] == pytest.approx(2 / 3), "answers 0, 1, 0"
     assert metrics["validation_no_prompt/pass@2"] == pytest.approx(1 / 3)
@@ -108,19 +111,19 @@ def test_every_set_is_sampled_with_and_without_the_prompt(parrot):
 
 def test_requests_carry_the_settings_and_a_counter_of_their_own(parrot):
     run(parrot)
-    requests = [request for batch in parrot.asked for request in batch]
+    (requests,) = parrot.asked
     assert len({request.counter for request in requests}) == len(requests) == 20
     assert {(r.temperature, r.top_p, r.max_new_tokens) for r in requests} == {(0.8, 0.9, 7)}
-    validation, test = parrot.asked[0][0].counter, parrot.asked[2][0].counter
+    validation, test = requests[0].counter, requests[12].counter
     assert validation[:3] == (2, 5, 1) and test[:3] == (3, 5, 1), "purpose, step, prompt"
-    assert "v 0?" in parrot.tokenizer.decode(parrot.asked[0][0].tokens)
-    assert "Count." in parrot.tokenizer.decode(parrot.asked[0][0].tokens)
-    assert "Count." not in parrot.tokenizer.decode(parrot.asked[1][0].tokens)
+    assert "v 0?" in parrot.tokenizer.decode(requests[0].tokens)
+    assert "Count." in parrot.tokenizer.decode(requests[0].tokens)
+    assert "Count." not in parrot.tokenizer.decode(requests[6].tokens)
 
 
 def test_an_empty_prompt_is_not_sampled_twice(parrot):
     metrics, transcripts = run(parrot, Population((prompt(0, 25.0),)))
-    assert list(transcripts) == ["validation", "test"] and len(parrot.asked) == 2
+    assert list(transcripts) == ["validation", "test"] and [len(requests) for requests in parrot.asked] == [6 + 4]
     assert metrics["validation_no_prompt/pass@1"] == metrics["validation/pass@1"] == pytest.approx(1 / 3)
 
 
@@ -130,11 +133,27 @@ def test_test_and_the_run_without_a_prompt_are_optional(parrot):
     assert {name.split("/")[0] for name in metrics} == {"evaluation", "validation"}
 
 
-def test_an_empty_set_is_left_out(monkeypatch):
-    def sample(policy, variables, prompts, problems, *rest):
-        return SimpleNamespace(rewards_PQG=np.ones((1, len(problems), 2), np.float32))
-
-    monkeypatch.setattr(evaluation, "sample_groups", sample)
-    task = Task("toy", TASK.train, TASK.validation, (), TASK.question, grade, "")
-    metrics, transcripts = evaluate(None, {}, POPULATION, task, 0, base.get_config())
+def test_an_empty_set_is_left_out(parrot):
+    task = Task("toy", TASK.train, TASK.validation, (), TASK.question, RIGHT, "")
+    metrics, transcripts = evaluate(parrot, {}, POPULATION, task, 0, base.get_config())
     assert list(transcripts) == ["validation", "validation_no_prompt"] and "test/pass@1" not in metrics
+
+
+def test_one_call_draws_what_separate_calls_draw(tiny_qwen3, monkeypatch):
+    """Sets share slots, prefixes and rows of the cache, and nothing else."""
+    config = configs.resolve(tiny_config(tiny_qwen3, **{"task.name": "toy", "evaluation.test": True}))
+    policy, state = make_policy(config, *open_model(config))
+    variables = policy.variables(state.trainable)
+    together, transcripts = evaluate(policy, variables, POPULATION, TASK, 3, config)
+
+    def one_by_one(policy, variables, plans, grader):
+        return [rollouts for plan in plans for rollouts in sample(policy, variables, [plan], grader)]
+
+    monkeypatch.setattr(evaluation, "sample", one_by_one)
+    apart, separate = evaluate(policy, variables, POPULATION, TASK, 3, config)
+    assert together == apart and list(transcripts) == list(separate) and len(transcripts) == 4
+    for name, rollouts in transcripts.items():
+        assert rollouts.texts == separate[name].texts
+        for ours, theirs in zip(rollouts.completions, separate[name].completions):
+            np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+            np.testing.assert_allclose(ours.behavior, theirs.behavior, atol=1e-5)

@@ -1,12 +1,15 @@
 """Where texts become tokens and tokens become replies: contexts, the root, and an editor's replies."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from espl_jax import rollout
 from espl_jax.policy.chat import Tokenizer
-from espl_jax.structs import Chat, Completion, Genome, Message
+from espl_jax.structs import Chat, Completion, Genome, Grade, Message, Prompt, Rating
 from espl_jax.tasks import toy
+from espl_jax.tasks.grading import Inline
 from experiments import base
 
 
@@ -52,3 +55,54 @@ def test_principles_stand_where_the_layout_puts_them_and_stay_text(layout, tiny_
     text = tokenizer.decode(tokens)
     assert (text.index("Mind the") < text.index("reply with the word")) == (layout == "system")
     assert "[G0]" in text and "[G0]" not in tokenizer.decode(bare)
+
+
+class Numbers:
+    """A policy that answers request i with the number i, the odd ones first; `watch` is called after each."""
+
+    def __init__(self, directory, watch=lambda: None):
+        self.tokenizer, self.watch = Tokenizer(directory, {}), watch
+
+    def sampler(self, variables, requests, on_done):
+        done = [self.completion(str(i)) for i in range(len(requests))]
+        for i in (*range(1, len(requests), 2), *range(0, len(requests), 2)):
+            on_done(i, done[i])
+            self.watch()
+        return done
+
+    def completion(self, text: str) -> Completion:
+        tokens = np.append(self.tokenizer.encode(text), self.tokenizer.stop_ids[0]).astype(np.int32)
+        return Completion("x", tokens, *[np.zeros(len(tokens), np.float32)] * 3, "stop")
+
+
+def plan(policy, task, num_samples):
+    prompts = [Prompt(i, Genome("principles"), Rating(25.0, 8.0), (), "root", 0) for i in range(2)]
+    decoding = base.get_config().sampling
+    return rollout.plan_groups(policy.tokenizer, prompts, task.train[:3], num_samples, decoding, "rollout", 7, task, "system")
+
+
+def test_each_reply_is_graded_when_it_ends_and_every_plan_gets_its_own(tiny_qwen3):
+    graded, seen = [], []
+    policy = Numbers(tiny_qwen3, watch=lambda: seen.append(len(graded)))
+    task = toy.build(base.get_config().task, 0)
+    plans = [plan(policy, task, 2), plan(policy, task, 1)]
+    grader = Inline(lambda problem, text: graded.append((problem, text)) or Grade(int(text) / 100))
+    first, second = rollout.sample(policy, {}, plans, grader)
+    assert seen == list(range(1, 2 * 3 * 3 + 1))
+    assert first.texts == tuple(str(i) for i in range(12)) and second.texts == tuple(str(i) for i in range(12, 18))
+    np.testing.assert_allclose(100 * second.rewards_PQG[:, :, 0], [[12, 13, 14], [15, 16, 17]], atol=1e-4)
+    assert {int(text): problem for problem, text in graded}[13] == second.problems[1] == task.train[1]
+    assert {request.counter[:3] for request in plans[0].requests} == {(1, 7, 0), (1, 7, 1)}
+
+
+def test_what_grading_raises_is_raised(tiny_qwen3):
+    policy, task = Numbers(tiny_qwen3), toy.build(base.get_config().task, 0)
+    with pytest.raises(ZeroDivisionError):
+        rollout.sample(policy, {}, [plan(policy, task, 1)], Inline(lambda problem, text: Grade(1 / 0)))
+
+
+def test_an_editor_answers_in_the_order_of_its_chats(tiny_qwen3):
+    decoding = SimpleNamespace(max_new_tokens=5, temperature=1.0, top_p=1.0)
+    chats = [Chat(f"call/{i}", (Message("user", "Say it."),)) for i in range(5)]
+    replies = rollout.make_editor(Numbers(tiny_qwen3), {}, decoding, 1)(chats)
+    assert [(reply.id, reply.text) for reply in replies] == [(f"call/{i}", str(i)) for i in range(5)]

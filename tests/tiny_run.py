@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from espl_jax import tasks, train
 from espl_jax.structs import Grade, RunState, Task
 from espl_jax.tasks import toy
+from espl_jax.tasks.grading import Inline
 from experiments import base
 
 CACHE = str(Path(tempfile.gettempdir()) / f"espl_jax_tests_{getpass.getuser()}")  # the tests' runs compile the same programs
@@ -22,8 +23,8 @@ CACHE = str(Path(tempfile.gettempdir()) / f"espl_jax_tests_{getpass.getuser()}")
 
 def parity_task(config: ConfigDict, seed: int) -> Task:
     task = toy.build(config, seed)
-    grade = lambda pairs: [Grade(float(len(text) % 2 == 0), str(len(text))) for _, text in pairs]  # noqa: E731
-    return Task("parity", task.train, task.validation, task.test, task.question, grade, "Write a reply of even length.")
+    grader = Inline(lambda _, text: Grade(float(len(text) % 2 == 0), str(len(text))))
+    return Task("parity", task.train, task.validation, task.test, task.question, grader, "Write a reply of even length.")
 
 
 def tiny_config(model: Path, **changes) -> ConfigDict:
@@ -33,7 +34,7 @@ def tiny_config(model: Path, **changes) -> ConfigDict:
         "model.weight_dtype": "float32", "task.name": "parity", "task.num_problems": 3, "task.num_samples": 4,
         "task.num_validation": 4, "sampling.temperature": 1.0, "sampling.top_p": 0.98, "sampling.max_new_tokens": 6,
         "sampling.batch_size": 8, "sampling.prefill_tokens": 512, "rl.lora_rank": 4, "rl.learning_rate": 1e-2,
-        "rl.micro_batch_size": 4, "rl.head_chunk": 8, "rl.gap_warning": 1e-3, "evolution.num_prompts": 2,
+        "rl.micro_batch_tokens": 256, "rl.head_chunk": 32, "rl.gap_warning": 1e-3, "evolution.num_prompts": 2,
         "evolution.max_problems": 2, "evolution.max_trajectories": 2, "evolution.max_new_tokens": 48,
         "evolution.temperature": 1.0, "evolution.edit_form": "sentence", "evolution.crossover_probability": 0.5,
         "evaluation.num_samples": 2, "evaluation.test": False, "evaluation.max_new_tokens": 6,

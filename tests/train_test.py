@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from espl_jax import train
 from espl_jax.evolution import population as populations
 from espl_jax.fingerprint import fingerprint
 from tests import tiny_run
@@ -94,6 +95,25 @@ def test_extending_a_run_gives_the_longer_run(finished, tiny_qwen3, tmp_path):
     tiny_run.run(tiny_qwen3, tmp_path / "run", num_steps=2)
     tiny_run.run(tiny_qwen3, tmp_path / "run", num_steps=6)
     assert fingerprint(tmp_path / "run") == fingerprint(finished[0])
+
+
+def test_reflection_is_asked_before_anyone_waits_for_the_update(tiny_qwen3, tmp_path, monkeypatch):
+    events, make, mutate = [], train.make_updater, train.mutate
+
+    def make_watched(*arguments):
+        update = make(*arguments)
+
+        def watched(*arguments):
+            state, learned = update(*arguments)
+            events.append("update")
+            return state, lambda: (events.append("learned"), learned())[1]
+
+        return watched
+
+    monkeypatch.setattr(train, "make_updater", make_watched)
+    monkeypatch.setattr(train, "mutate", lambda *arguments: (events.append("mutate"), mutate(*arguments))[1])
+    tiny_run.run(tiny_qwen3, tmp_path, num_steps=1)
+    assert events == ["update", "mutate", "learned"]
 
 
 def test_another_seed_gives_another_run(finished, tiny_qwen3, tmp_path):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 class Timer:
     """Sums wall-clock seconds by phase: `with timer("sample"): ...`, then `timer.take()`.
 
-    JAX dispatches asynchronously: a phase is only timed right if it ends with a value on the host.
+    JAX dispatches asynchronously: what the device does counts in the phase that first reads a result on the host.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):

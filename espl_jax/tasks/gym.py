@@ -32,7 +32,6 @@ def build(config: ConfigDict, seed: int) -> Task:
     parameters = read_parameters(config)
     splits = draw_splits(config, parameters, seed)
     factory = partial(make_verifier, config.gym_dataset, parameters, config.extraction)
-    pool = GradingPool(factory, config.grading_workers, config.grading_timeout)
     suffix = config.question_suffix
     return Task(
         name="reasoning_gym",
@@ -40,12 +39,11 @@ def build(config: ConfigDict, seed: int) -> Task:
         validation=splits.validation,
         test=splits.test,
         question=lambda problem: problem.question + suffix,
-        grade=pool.grade,
+        grader=GradingPool(factory, config.grading_workers, config.grading_timeout),
         describe=(
             f'Generated puzzles of the kind "{config.gym_dataset.replace("_", " ")}", checked by a program. '
             f"What is checked is {EXTRACTION[config.extraction].wording}; a partly correct answer may earn a part."
         ),
-        close=pool.close,
     )
 
 

@@ -34,7 +34,6 @@ def mathematical_task(name: str, config: ConfigDict, seed: int, about: str) -> T
     """A task of problems with one true answer each, compared by `same`."""
     splits = load_splits(config, seed)
     factory = partial(make_verifier, config.extraction)
-    pool = GradingPool(factory, config.grading_workers, config.grading_timeout)
     suffix = config.question_suffix
     rule = EXTRACTION[config.extraction].wording
     return Task(
@@ -43,9 +42,8 @@ def mathematical_task(name: str, config: ConfigDict, seed: int, about: str) -> T
         validation=splits.validation,
         test=splits.test,
         question=lambda problem: problem.question + suffix,
-        grade=pool.grade,
+        grader=GradingPool(factory, config.grading_workers, config.grading_timeout),
         describe=f"{about} A reply is correct when {rule} equals the true answer, in whatever form it is written.",
-        close=pool.close,
     )
 
 

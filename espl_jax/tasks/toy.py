@@ -1,11 +1,11 @@
 """A tiny task for tests and first runs: reply with the word that is asked for. No files, no processes."""
 
 import re
-from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from espl_jax.structs import Grade, Problem, Task, text_id
+from espl_jax.tasks.grading import Inline
 from espl_jax.tasks.splits import distinct, draw, separate
 
 TEXT = (
@@ -37,7 +37,7 @@ def build(config: ConfigDict, seed: int) -> Task:
         validation=splits.validation,
         test=splits.test,
         question=lambda problem: problem.question + suffix,
-        grade=grade,
+        grader=Inline(grade),
         describe="Each question asks for one word. A reply is correct when that word occurs in it, in any capitals.",
     )
 
@@ -47,11 +47,7 @@ def word_problem(word: str) -> Problem:
     return Problem(text_id(question), question, word)
 
 
-def grade(pairs: Sequence[tuple[Problem, str]]) -> list[Grade]:
-    """1 where the asked word is among the reply's words, else 0."""
-    return [_grade(problem.answer, reply) for problem, reply in pairs]
-
-
-def _grade(word: str, reply: str) -> Grade:
-    found = word in re.findall("[a-z]+", reply.lower())
-    return Grade(1.0, word) if found else Grade(0.0, note="word not found")
+def grade(problem: Problem, reply: str) -> Grade:
+    """1 if the asked word is among the reply's words, else 0."""
+    found = problem.answer in re.findall("[a-z]+", reply.lower())
+    return Grade(1.0, problem.answer) if found else Grade(0.0, note="word not found")

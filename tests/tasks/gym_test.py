@@ -6,6 +6,7 @@ import pytest
 
 from espl_jax import tasks
 from espl_jax.tasks import gym
+from espl_jax.tasks.grading import grade_all
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_data_sets_that_use_shared_randomness_or_output_are_settled(gym_config, 
 def test_scores_are_the_data_sets_own(gym_config):
     task = tasks.build(gym_config, 0)
     problem = task.train[0]
-    grades = task.grade([(problem, f"so it is {problem.answer}.00"), (problem, "it is 123456"), (problem, "no")])
+    grades = grade_all(task.grader, [(problem, f"so it is {problem.answer}.00"), (problem, "it is 123456"), (problem, "no")])
     task.close()
     assert [grade.score for grade in grades] == [1.0, 0.0, 0.0]
     assert grades[2].note == "no answer found"
@@ -86,7 +87,7 @@ def test_partial_scores_are_kept_and_evaluated_answers_cannot_act(gym_config, tm
     target = tmp_path / "made"
     attacks = [f"open({str(target)!r}, 'w')", f"__import__('os').system('touch {target}')", "exit()", "9**9**9**9"]
     pairs = [(task.train[0], attack) for attack in attacks] + [(task.train[1], task.train[1].answer)]
-    grades = task.grade(pairs)
+    grades = grade_all(task.grader, pairs)
     task.close()
     assert [grade.score for grade in grades[:4]] == [0.0] * 4
     assert grades[3].note.startswith("timeout")

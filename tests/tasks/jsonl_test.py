@@ -3,6 +3,7 @@
 import pytest
 
 from espl_jax import tasks
+from espl_jax.tasks.grading import grade_all
 
 
 def test_answers_are_words_or_mathematics(config, write):
@@ -16,7 +17,7 @@ def test_answers_are_words_or_mathematics(config, write):
     )
     task = tasks.build(config, 0)
     replies = ["It is a city.\nAnswer: **paris**.", "Answer: 1/2", "Answer: more"]
-    grades = task.grade(list(zip(task.train, replies, strict=True)))
+    grades = grade_all(task.grader, list(zip(task.train, replies, strict=True)))
     task.close()
     assert [grade.score for grade in grades] == [1.0, 1.0, 0.0]
 

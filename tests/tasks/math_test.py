@@ -4,6 +4,7 @@ import pytest
 
 from espl_jax import tasks
 from espl_jax.structs import Problem
+from espl_jax.tasks.grading import grade_all
 from espl_jax.tasks.math import are_words, make_verifier, plain, same
 
 EQUAL = [
@@ -108,7 +109,7 @@ def test_task_on_local_files_with_hostile_replies(config, write):
     hostile = [r"\boxed{9^{9^{9^{9}}}}", r"\boxed{100000000!}"]
     replies = [r"\boxed{0}", hostile[0], r"\boxed{2.0}", "x" * 1_000_000, hostile[1], r"\boxed{4} \boxed{5}"]
     pairs = [(task.test[index % 3], reply) for index, reply in enumerate(replies)]
-    grades = task.grade([*pairs, (task.test[3], r"\boxed{0.5}")])
+    grades = grade_all(task.grader, [*pairs, (task.test[3], r"\boxed{0.5}")])
     task.close()
     assert [grade.score for grade in grades] == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
     late = "timeout after 2 s"

@@ -1,6 +1,7 @@
 """The toy task."""
 
 from espl_jax import tasks
+from espl_jax.tasks.grading import grade_all
 from espl_jax.tasks.toy import WORDS
 
 
@@ -11,7 +12,7 @@ def test_words_are_split_and_graded(config):
     problem = task.train[0]
     assert task.question(problem) == f'Please reply with the word "{problem.answer}". Now.'
     replies = [problem.answer.upper() + "!", "un" + problem.answer, ""]
-    assert [grade.score for grade in task.grade([(problem, reply) for reply in replies])] == [1.0, 0.0, 0.0]
+    assert [grade.score for grade in grade_all(task.grader, [(problem, reply) for reply in replies])] == [1.0, 0.0, 0.0]
     task.close()
 
 
