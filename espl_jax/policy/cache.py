@@ -10,6 +10,7 @@ Letters besides those of structs.py: X rows of a level; M members of a shared ro
 of a block; R, C rows and tokens of a prefill chunk.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -287,17 +288,21 @@ class PrefillAttend:
         seen = jnp.repeat(self.start[:, None] + 1 + jnp.arange(C), N, axis=1)
         reached = jnp.max(jnp.where(used, self.start + C, 1))
 
-        def itself(name):
-            attend = lambda blocks: attend_blocks(q, rows(blocks, self.row), seen)  # noqa: E731
-            return lambda: over_reached(cache[name], reached, attend, None)
+        present = [number for number, name in enumerate(LEVELS) if jax.tree.leaves(cache[name])[0].shape[0]]
+
+        def of_level(*blocks):  # the chunks' own rows of one buffer, out of the level that they belong to
+            taken = [jnp.take(block, self.row, axis=0, mode="clip") for block in blocks]
+            return functools.reduce(lambda a, b: jnp.where(self.level == b[0], b[1], a), zip(present[1:], taken[1:]), taken[0])
+
+        def itself(blocks):
+            here = tuple(jax.tree.map(of_level, *(cache[LEVELS[number]][i] for number in present)) for i in range(len(blocks)))
+            return attend_blocks(q, here, seen)
 
         def above(name, row, length):
-            attend = lambda blocks: attend_blocks(q, rows(blocks, row), length[:, None])  # noqa: E731
-            return jax.lax.cond(jnp.any(length > 0), lambda: attend(cache[name]), lambda: no_part(q.shape))
+            there = lambda: attend_blocks(q, rows(cache[name], row), length[:, None])  # noqa: E731
+            return jax.lax.cond(jnp.any(length > 0), there, lambda: no_part(q.shape))
 
-        present = [number for number, name in enumerate(LEVELS) if jax.tree.leaves(cache[name])[0].shape[0]]
-        place = jnp.searchsorted(jnp.asarray(present), self.level)
-        parts = [jax.lax.switch(place, [itself(LEVELS[number]) for number in present])]
+        parts = [over_reached(cache["own"], reached, itself, None)]
         if 0 in present:
             parts.append(above("heads", self.head, self.head_length))
         if 1 in present:

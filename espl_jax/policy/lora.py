@@ -1,12 +1,13 @@
 """Low-rank adapters (Hu et al. 2021): a second tree beside the frozen weights, with the same paths."""
 
-import collections
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
+INIT_STREAM = 0x10A  # of host randomness
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -24,18 +25,18 @@ def abstract(params: Any, names: Any, rank: int, targets: tuple[str, ...]) -> tu
     return traverse_util.unflatten_dict(shapes), traverse_util.unflatten_dict(axes)
 
 
-def init(shapes: Any, key: jax.Array) -> Any:
-    """a uniform in +-1/sqrt(in) (as PEFT), b zero: a fresh adapter changes nothing."""
-    flat = sorted(traverse_util.flatten_dict(shapes).items())
-    made = {path: jnp.zeros(leaf.shape, jnp.float32) for path, leaf in flat}
-    alike = collections.defaultdict(list)  # drawn together: one draw a layer takes a minute to compile
-    for path, leaf in flat:
+def init(shapes: Any, seed: int) -> Any:
+    """Host arrays: a uniform in +-1/sqrt(in) (as PEFT), b zero: a fresh adapter changes nothing.
+
+    Drawn by numpy: on the device the many small draws would take longer to compile than all other programs of a start.
+    """
+    made = {}
+    for i, (path, leaf) in enumerate(sorted(traverse_util.flatten_dict(shapes).items())):
         if path[-1] == "a":
-            alike[leaf.shape].append(path)
-    for i, (shape, paths) in enumerate(alike.items()):
-        bound = shape[0] ** -0.5
-        drawn = jax.random.uniform(jax.random.fold_in(key, i), (len(paths), *shape), jnp.float32, -bound, bound)
-        made.update(zip(paths, drawn))
+            bound, rng = leaf.shape[0] ** -0.5, np.random.default_rng((seed, INIT_STREAM, i))
+            made[path] = bound * (2 * rng.random(leaf.shape, np.float32) - 1)
+        else:
+            made[path] = np.zeros(leaf.shape, np.float32)
     return traverse_util.unflatten_dict(made)
 
 

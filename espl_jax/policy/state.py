@@ -154,15 +154,17 @@ def _loader(directory: Path, shapes: Any, shardings: Any):
 def make_adapter(
     shapes: Any, names: Any, rank: int, targets: tuple[str, ...], seed: int, mesh: Mesh
 ) -> tuple[Any, Any]:
-    """A fresh adapter, and the same switched off, made under their sharding."""
+    """A fresh adapter, and the same switched off, under their sharding."""
     low_shapes, low_names = lora.abstract(shapes, names, rank, targets)
     shardings = sharding.tree_shardings(low_names, low_shapes, mesh)
 
-    def make():
-        adapter = lora.init(low_shapes, jax.random.fold_in(jax.random.key(seed), 0x10A))
-        return adapter, lora.switched_off(adapter)
+    fresh = lora.init(low_shapes, seed)  # its b is zero: switched off already
+    return tuple(jax.tree.map(_put, fresh, shardings) for _ in range(2))
 
-    return jax.jit(make, out_shardings=(shardings, shardings))()
+
+def _put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A host array that every process has, each device its part."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def init_state(policy: Policy, trainable: Any) -> PolicyState:

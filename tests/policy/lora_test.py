@@ -24,7 +24,7 @@ TOKENS = np.random.default_rng(0).integers(0, 300, (2, 12), dtype=np.int32)
 @functools.cache
 def fresh(rank=4, targets=lora.TARGETS, seed=0):
     shapes, _ = lora.abstract(*abstract_params(MODEL), rank, targets)
-    return jax.tree.map(np.asarray, jax.jit(lambda key: lora.init(shapes, key))(jax.random.key(seed)))
+    return lora.init(shapes, seed)
 
 
 def trained(adapter):

@@ -138,7 +138,7 @@ def test_a_loop_over_layers_is_the_layers_one_by_one(remat):
     """Hidden states, every layer's keys and values, and gradients of weights and adapter."""
     params = random_params(LLAMA, 0)
     shapes, names = abstract_params(Decoder(LLAMA))
-    fresh = lora.init(lora.abstract(shapes, names, 2, ("q", "down"))[0], jax.random.key(0))
+    fresh = lora.init(lora.abstract(shapes, names, 2, ("q", "down"))[0], 0)
     adapter = jax.tree.map(lambda leaf: leaf + 0.1, fresh)
     positions = jnp.broadcast_to(jnp.arange(TOKENS.shape[1]), TOKENS.shape)
 
