@@ -36,24 +36,25 @@ CACHE_NAMES["own"] = CACHE_NAMES["tails"]
 class Layout:
     """The shapes of a call, all that its programs depend on.
 
-    slots: sequences that decode together. length: positions of a row of any level. chunk: tokens of a prefill chunk. heads,
-    tails: shared rows; head_members, tail_members: slots that can share one of them.
+    slots: sequences that decode together. length: positions of a slot's own row; shared_length: of a shared one. chunk: tokens
+    of a prefill chunk. heads, tails: shared rows; head_members, tail_members: slots that can share one of them.
     """
 
     slots: int
     length: int
+    shared_length: int
     chunk: int
     heads: int
     head_members: int
     tails: int
     tail_members: int
 
-    @property
-    def blocks(self) -> tuple[int, ...]:
+    def blocks(self, level: str) -> tuple[int, ...]:
         """Positions of each buffer: 128, 128, 256, 512, ... (more if a chunk is longer), so that few buffers make up any length
         and at most half of what is attended to lies beyond the longest row."""
-        sizes = [min(max(SHORTEST_BLOCK, self.chunk), self.length)]
-        while sum(sizes) < self.length:
+        length = self.length if level == "own" else self.shared_length
+        sizes = [min(max(SHORTEST_BLOCK, self.chunk), length)]
+        while sum(sizes) < length:
             sizes.append(sum(sizes))
         return tuple(sizes)
 
@@ -63,7 +64,8 @@ class Layout:
 
     def bytes(self, spec: ModelSpec, itemsize: float) -> float:
         """What the keys and values take, over all devices."""
-        return sum(self.rows.values()) * self.length * spec.num_layers * 2 * spec.num_kv_heads * spec.head_dim * itemsize
+        positions = sum(rows * sum(self.blocks(level)) for level, rows in self.rows.items())
+        return positions * spec.num_layers * 2 * spec.num_kv_heads * spec.head_dim * itemsize
 
 
 # -- storage: arrays of a dtype, or int8 with a scale a position and head -----------------------------------------------
@@ -102,7 +104,7 @@ def empty_cache(spec: ModelSpec, layout: Layout, dtype: str, mesh: Any) -> tuple
         return array(level, E, S, kind=dtype), array(level, S, E, kind=dtype)
 
     return tuple(
-        {level: tuple(block(level, S) for S in layout.blocks) for level in LEVELS} for _ in range(spec.num_layers)
+        {level: tuple(block(level, S) for S in layout.blocks(level)) for level in LEVELS} for _ in range(spec.num_layers)
     )
 
 
@@ -290,13 +292,17 @@ class PrefillAttend:
 
         present = [number for number, name in enumerate(LEVELS) if jax.tree.leaves(cache[name])[0].shape[0]]
 
-        def of_level(*blocks):  # the chunks' own rows of one buffer, out of the level that they belong to
-            taken = [jnp.take(block, self.row, axis=0, mode="clip") for block in blocks]
-            return functools.reduce(lambda a, b: jnp.where(self.level == b[0], b[1], a), zip(present[1:], taken[1:]), taken[0])
+        def of_level(*blocks):  # their own rows of a buffer, from the level that they belong to; "own" has most
+            taken = [jnp.take(block, self.row, axis=0, mode="clip") for block in blocks][::-1]
+            levels = present[::-1][: len(blocks)]
+            return functools.reduce(lambda a, b: jnp.where(self.level == b[0], b[1], a), zip(levels[1:], taken[1:]), taken[0])
 
         def itself(blocks):
-            here = tuple(jax.tree.map(of_level, *(cache[LEVELS[number]][i] for number in present)) for i in range(len(blocks)))
-            return attend_blocks(q, here, seen)
+            here = []
+            for i in range(len(blocks)):
+                having = [cache[LEVELS[number]][i] for number in present if i < len(cache[LEVELS[number]])]
+                here.append(jax.tree.map(of_level, *having))
+            return attend_blocks(q, tuple(here), seen)
 
         def above(name, row, length):
             there = lambda: attend_blocks(q, rows(cache[name], row), length[:, None])  # noqa: E731

@@ -197,17 +197,18 @@ class Sampler:
         slots = sharding.batch_rows(slots, self.mesh)
         longest = max(len(r.tokens) + limit for r, limit in zip(requests, limits))
         length = doubled(longest, max(SHORTEST * max(1, self.decoding.batch_size // slots), chunk))
+        shared = max(max(len(piece.head_tokens), len(piece.tail_tokens)) for piece in pieces)
         heads = doubled(len({piece.head for piece in pieces} - {-1}) or 1, HEAD_ROWS)
         groups = np.bincount([piece.tail for piece in pieces if piece.tail >= 0] or [0])
         samples = min(doubled(int(groups.max()), 4), 16, slots)
-        shared = self.decoding.share_prefixes
-        grouped = shared and groups.max() > 1
+        share, grouped = self.decoding.share_prefixes, groups.max() > 1
         return Layout(
             slots=slots,
             length=length,
+            shared_length=min(length, doubled(max(1, shared), max(SHORTEST, chunk))),
             chunk=chunk,
-            heads=heads if shared else 0,
-            head_members=min(slots, sharding.batch_rows(max(16, math.ceil(SPARE * slots / heads)), self.mesh)) if shared else 0,
+            heads=heads if share else 0,
+            head_members=min(slots, sharding.batch_rows(max(16, math.ceil(SPARE * slots / heads)), self.mesh)) if share else 0,
             tails=sharding.batch_rows(math.ceil(SPARE * slots / samples), self.mesh) if grouped else 0,
             tail_members=samples if grouped else 0,
         )

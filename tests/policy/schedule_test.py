@@ -17,7 +17,7 @@ def request(i, tokens):
 
 
 def layout(slots=3, heads=2, head_members=2, tails=2, tail_members=2):
-    return Layout(slots, 128, CHUNK, heads, head_members, tails, tail_members)
+    return Layout(slots, 128, 128, CHUNK, heads, head_members, tails, tail_members)
 
 
 @st.composite

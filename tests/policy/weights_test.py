@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from espl_jax.policy import sharding, weights
+from espl_jax.policy.cache import DecodeAttend, Layout, Members, empty_cache
 from espl_jax.policy.chat import Tokenizer
 from espl_jax.policy.hf_config import read_spec
 from espl_jax.policy.model import Decoder, abstract_params
@@ -55,13 +56,19 @@ def test_logits_are_those_of_transformers(family):
 def test_one_token_at_a_time_gives_the_same_logits(family):
     golden = np.load(GOLDENS / family / "golden.npz")
     model, params = loaded(GOLDENS / family)
-    tokens = golden["tokens"]
-    _, first = logits(model, params, tokens[:, :10])
-    cache = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, tokens.shape[1] - x.shape[2]), (0, 0))), first)
-    for position in range(10, tokens.shape[1]):
-        here = jnp.full((2, 1), position)
-        hidden, cache = model.apply({"params": params}, jnp.asarray(tokens[:, position : position + 1]), here, cache)
-        ours = model.apply({"params": params}, hidden, method="logits")
+    tokens, mesh = golden["tokens"], sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+    layout = Layout(slots=2, length=128, shared_length=128, chunk=16, heads=0, head_members=0, tails=0, tail_members=0)
+    nobody = Members(jnp.zeros((0, 0), jnp.int32), jnp.full(2, -1), jnp.zeros(0, jnp.int32))
+
+    @jax.jit
+    def step(tokens_B1, position, caches):
+        attend = DecodeAttend(jnp.full(2, position), nobody, nobody, jnp.ones(2, bool), model.constrain)
+        hidden, caches = model.apply({"params": params}, tokens_B1, jnp.full((2, 1), position), attend, caches)
+        return model.apply({"params": params}, hidden, method="logits"), caches
+
+    caches = empty_cache(model.spec, layout, "float32", mesh)
+    for position in range(tokens.shape[1]):
+        ours, caches = step(jnp.asarray(tokens[:, position : position + 1]), position, caches)
         assert np.abs(np.asarray(ours[:, 0]) - golden["logits"][:, position]).max() < 1e-4
 
 
