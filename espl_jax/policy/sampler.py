@@ -222,8 +222,12 @@ class Sampler:
                 return weights
         gone = [any(leaf.is_deleted() for leaf in jax.tree.leaves(known)) for known, _ in self._merged]
         self._merged = [entry for entry, old in zip(self._merged, gone) if not old][-1:]
-        self._merged.append((variables, self._merge(variables)))
-        return self._merged[-1][1]
+        params = variables["params"]
+        layers = {name: value for name, value in params.items() if name.startswith("layers_")}
+        weights = self._merge(variables | {"params": layers})
+        weights = weights | {"params": params | weights["params"]}  # the rest is not copied
+        self._merged.append((variables, weights))
+        return weights
 
     def prefill_some(self, weights: Any, slots: Slots, schedule: Schedule, eager: bool) -> Slots:
         """One prefill call, so that nobody who decodes waits long; when nobody decodes, until somebody can."""
