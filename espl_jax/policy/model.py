@@ -78,10 +78,18 @@ def rope_frequencies(spec: ModelSpec) -> Array:
     return (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
 
 
-def apply_rope(x_BLHE: Array, positions_BL: Array, spec: ModelSpec) -> Array:
-    """Rotates each pair (i, i + E/2) of a head's dimensions by position (Hugging Face's pairing)."""
+Rope = tuple[Array, Array]  # cosines and sines, float32 [B, L, 1, E / 2]
+
+
+def rope_table(positions_BL: Array, spec: ModelSpec) -> Rope:
+    """The angles of every position, once for all layers: left to itself, XLA on CPU computes them again in each."""
     angles = positions_BL[..., None, None].astype(jnp.float32) * rope_frequencies(spec)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
+
+
+def apply_rope(x_BLHE: Array, rope: Rope) -> Array:
+    """Rotates each pair (i, i + E/2) of a head's dimensions by position (Hugging Face's pairing)."""
+    cos, sin = rope
     first, second = jnp.split(x_BLHE.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x_BLHE.dtype)
@@ -135,7 +143,7 @@ class Attention(nn.Module):
     linear: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x_BLD: Array, positions_BL: Array, attend: Attend, cache: Any) -> tuple[Array, Any]:
+    def __call__(self, x_BLD: Array, rope: Rope, attend: Attend, cache: Any) -> tuple[Array, Any]:
         spec, (B, L, D) = self.spec, x_BLD.shape
         widths = {"q": spec.num_heads * spec.head_dim, "k": spec.num_kv_heads * spec.head_dim}
         widths["v"] = widths["k"]
@@ -150,7 +158,7 @@ class Attention(nn.Module):
         if spec.qk_norm:
             q = RMSNorm(spec.norm_eps, name="q_norm")(q)
             k = RMSNorm(spec.norm_eps, name="k_norm")(k)
-        q, k = apply_rope(q, positions_BL, spec), apply_rope(k, positions_BL, spec)
+        q, k = apply_rope(q, rope), apply_rope(k, rope)
         out_BLHE, cache = attend(q, k, v, cache)
         return self.linear(D, ("heads", "embed"), name="o")(out_BLHE.astype(x_BLD.dtype).reshape(B, L, -1)), cache
 
@@ -194,10 +202,10 @@ class Layer(nn.Module):
     linear: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x_BLD: Array, positions_BL: Array, attend: Attend, cache: Any) -> tuple[Array, Any]:
+    def __call__(self, x_BLD: Array, rope: Rope, attend: Attend, cache: Any) -> tuple[Array, Any]:
         attention = Attention(self.spec, self.linear, name="attention")
         normed = RMSNorm(self.spec.norm_eps, name="attention_norm")(x_BLD)
-        attended, cache = attention(normed, positions_BL, attend, cache)
+        attended, cache = attention(normed, rope, attend, cache)
         x_BLD = x_BLD + attended
         normed = RMSNorm(self.spec.norm_eps, name="mlp_norm")(x_BLD)
         return x_BLD + MLP(self.spec, self.linear, name="mlp")(normed), cache
@@ -255,18 +263,19 @@ class Decoder(nn.Module):
         give the last row, so pad with any valid id.
         """
         attend = Causal(self.implementation) if attend is None else attend
+        rope = rope_table(positions_BL, self.spec)
         x_BLD = jnp.take(self.embedding, tokens_BL, axis=0, mode="clip").astype(self.dtype)
         if self.scan_layers and caches is None and not self.is_initializing():
-            x_BLD, new_caches = self.scanned(x_BLD, positions_BL, attend)
+            x_BLD, new_caches = self.scanned(x_BLD, rope, attend)
             return self.final_norm(x_BLD), new_caches
         new_caches = []
         for layer, cache in zip(self.layers, caches or (None,) * self.spec.num_layers, strict=True):
             x_BLD = self.constrain(x_BLD, ("batch", None, None))
-            x_BLD, new_cache = layer(x_BLD, positions_BL, attend, cache)
+            x_BLD, new_cache = layer(x_BLD, rope, attend, cache)
             new_caches.append(new_cache)
         return self.final_norm(x_BLD), tuple(new_caches)
 
-    def scanned(self, x_BLD: Array, positions_BL: Array, attend: Attend) -> tuple[Array, tuple]:
+    def scanned(self, x_BLD: Array, rope: Rope, attend: Attend) -> tuple[Array, tuple]:
         """All layers as one loop over their stacked weights."""
         layer = Layer(self.spec, self.linear(), parent=None)
         names = [f"layers_{i}" for i in range(self.spec.num_layers)]
@@ -276,7 +285,7 @@ class Decoder(nn.Module):
         }
 
         def body(x_BLD, variables):
-            return layer.apply(variables, self.constrain(x_BLD, ("batch", None, None)), positions_BL, attend, None)
+            return layer.apply(variables, self.constrain(x_BLD, ("batch", None, None)), rope, attend, None)
 
         body = body if self.remat == "none" else jax.checkpoint(body, policy=REMAT[self.remat])
         x_BLD, caches = jax.lax.scan(body, x_BLD, stacked)

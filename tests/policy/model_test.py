@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from espl_jax.policy import lora
-from espl_jax.policy.model import REMAT, Decoder, Llama3Rope, ModelSpec, abstract_params, apply_rope, rope_frequencies
+from espl_jax.policy.model import (
+    REMAT,
+    Decoder,
+    Llama3Rope,
+    ModelSpec,
+    abstract_params,
+    apply_rope,
+    rope_frequencies,
+    rope_table,
+)
 from tests.tiny import random_params
 
 SPEC = ModelSpec(
@@ -59,7 +68,7 @@ def test_plain_rope_frequencies():
 
 def test_rope_turns_the_halves_of_a_head_against_each_other():
     x = jnp.asarray([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])[None, None, None]
-    ours = np.asarray(apply_rope(x, jnp.full((1, 1), 3), SPEC))[0, 0, 0]
+    ours = np.asarray(apply_rope(x, rope_table(jnp.full((1, 1), 3), SPEC)))[0, 0, 0]
     for i, frequency in enumerate([1, 0.1, 0.01, 0.001]):
         turned = (x[0, 0, 0, i] + 1j * x[0, 0, 0, i + 4]) * np.exp(3j * frequency)
         np.testing.assert_allclose([ours[i], ours[i + 4]], [turned.real, turned.imag], rtol=1e-5)
