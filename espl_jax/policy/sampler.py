@@ -27,6 +27,7 @@ from espl_jax.structs import COUNTER_WORDS, Completion, Request
 
 Array = jax.Array
 DECODE_STEPS = 32  # tokens between two looks of the host, at the most
+ASKED_STEPS = 4  # the same while somebody may have enough
 FIELDS = ("tokens", "behavior", "tempered", "untempered")  # what is kept of each token
 SHORTEST = 256  # positions of a row
 HEAD_ROWS = 4  # shared heads at one time, at the least
@@ -161,8 +162,7 @@ class Sampler:
             active.update({seat.slot: Active(requests[seat.index], limits[seat.index]) for seat in news})
             if news or quitters:
                 table = self.table(schedule, news, quitters, active)
-            patience = max(1, layout.slots // 32) if schedule.queue else layout.slots
-            slots, drawn = self._decode(weights, slots, table, self.put(np.int32(patience)), self.seed)
+            slots, drawn = self._decode(weights, slots, table, self.stretch(schedule, active), self.seed)
             if news or quitters:
                 table = table.replace(new=self.put(np.zeros(layout.slots, bool)))
             tell(untold, done, on_done)  # while the device works
@@ -238,6 +238,15 @@ class Sampler:
             if not eager:
                 break
         return slots
+
+    def stretch(self, schedule: Schedule, active: dict[int, Active]) -> tuple[Array, Array]:
+        """For how long a decode call goes on: steps, and how many slots may end before that.
+
+        Few steps where somebody must be asked whether it is enough; few endings where others wait for a slot.
+        """
+        asked = any(entry.request.enough is not None for entry in active.values())
+        patience = max(1, schedule.layout.slots // 32) if schedule.queue else schedule.layout.slots
+        return self.put((np.int32(ASKED_STEPS if asked else DECODE_STEPS), np.int32(patience)))
 
     def chunk_table(self, chunks: Sequence[Chunk], R: int) -> tuple[Array, Array, PrefillAttend]:
         """Tokens [R, C], positions [R, C] and the attention of one prefill call."""
@@ -319,8 +328,11 @@ class Sampler:
         """The slots with the keys and values of some chunks in their cache."""
         return slots.replace(cache=self.model.apply(weights, tokens_RC, positions_RC, attend, slots.cache)[1])
 
-    def decode(self, weights: Any, slots: Slots, table: Table, patience: Array, seed: Array) -> tuple[Slots, Drawn]:
-        """Up to DECODE_STEPS tokens in every busy slot, fewer once `patience` of them have ended."""
+    def decode(
+        self, weights: Any, slots: Slots, table: Table, stretch: tuple[Array, Array], seed: Array
+    ) -> tuple[Slots, Drawn]:
+        """Tokens in every busy slot, one a step. stretch: steps, DECODE_STEPS at the most, and endings that end the call."""
+        steps, patience = stretch
         slots = self.admitted(slots, table, jax.random.key(seed))
         B = slots.tokens.shape[0]
         empty = {name: jnp.zeros((B, DECODE_STEPS), jnp.float32) for name in ("behavior", "tempered", "untempered")}
@@ -330,7 +342,7 @@ class Sampler:
         def going(carry):
             n, slots, _ = carry
             left = jnp.sum(slots.drawn < slots.limit)
-            return (n < DECODE_STEPS) & (left > 0) & (busy - left < patience)
+            return (n < steps) & (left > 0) & (busy - left < patience)
 
         def step(carry):
             n, slots, drawn = carry

@@ -155,7 +155,7 @@ def sampler_programs(config):
     members = [Members(ints(X, M), ints(B), ints(X)) for X, M in ((4, 16), (7, 4))]
     columns = [ints(B), jax.ShapeDtypeStruct((B,), bool), *[ints(B)] * 3, *[jax.ShapeDtypeStruct((B,), jnp.float32)] * 2]
     table = Table(*members, *columns, jax.ShapeDtypeStruct((B, 5), jnp.uint32))
-    decode = sampler._decode.lower(variables, slots, table, ints(), sampler.seed)
+    decode = sampler._decode.lower(variables, slots, table, (ints(), ints()), sampler.seed)
     attend = PrefillAttend(ints(), *[ints(2)] * 6)
     prefill = sampler._prefill.lower(variables, slots, ints(2, 32), ints(2, 32), attend)
     return decode.compile(), prefill.compile()
