@@ -27,6 +27,7 @@ from espl_jax.policy.model import ModelSpec
 Array = jax.Array
 LEVELS = ("heads", "tails", "own")
 NOTHING = -1e30  # a score that no softmax notices; infinities would make NaNs of rows that see nothing
+NOBODY = 2**31 - 1  # the row of a prefill chunk that is padding
 SHORTEST_BLOCK = 128  # positions
 CACHE_NAMES = {"heads": (None, "kv_heads", None, None), "tails": ("batch", "kv_heads", None, None)}
 CACHE_NAMES["own"] = CACHE_NAMES["tails"]
@@ -196,6 +197,7 @@ def no_part(shape_XKNE: tuple[int, ...]) -> Part:
 
 
 def finished(part: Part, dtype: Any) -> Array:
+    """The attended values [X, K, N, E]."""
     return (part.out / part.total[..., None]).astype(dtype)
 
 
@@ -283,10 +285,10 @@ class PrefillAttend:
         N = H // K
         q = q_RCHE.reshape(R, C, K, N, E).swapaxes(1, 2).reshape(R, K, C * N, E)
         cache = {
-            name: write(cache[name], k, v, jnp.where(self.level == number, self.row, jnp.iinfo(jnp.int32).max), self.start)
+            name: write(cache[name], k, v, jnp.where(self.level == number, self.row, NOBODY), self.start)
             for number, name in enumerate(LEVELS)
         }
-        used = self.row < jnp.iinfo(jnp.int32).max
+        used = self.row < NOBODY
         seen = jnp.repeat(self.start[:, None] + 1 + jnp.arange(C), N, axis=1)
         reached = jnp.max(jnp.where(used, self.start + C, 1))
 

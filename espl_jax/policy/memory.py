@@ -57,6 +57,7 @@ def adapter_numbers(spec: ModelSpec, rl: Any) -> int:
 
 
 def itemsize(dtype: str) -> int:
+    """Bytes of a number."""
     return jnp.dtype(dtype).itemsize
 
 

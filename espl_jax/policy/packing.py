@@ -62,6 +62,13 @@ def whole_blocks(tokens: int) -> int:
     return max(1, -(-tokens // BLOCK)) * BLOCK
 
 
+def doubled(size: int, smallest: int) -> int:
+    """The next of smallest * {1, 2, 4, 8, ...}."""
+    while smallest < size:
+        smallest *= 2
+    return smallest
+
+
 def pack(contexts: Sequence[np.ndarray], lengths: Sequence[int], width: int) -> list[Tree]:
     """Trees of at most `width` tokens and targets each that hold all samples; sample i has lengths[i] tokens after contexts[i].
 

@@ -52,6 +52,7 @@ class Paths:
 
 
 def flat(x_SL: Array) -> Array:
+    """[S * L, ...], as home and owner count places."""
     return x_SL.reshape(-1, *x_SL.shape[2:])
 
 
@@ -114,10 +115,10 @@ from_paths.defvjp(lambda x, tokens, home: (from_paths(x, tokens, home), (tokens,
 def make_paths(trees: Sequence[packing.Tree], T: int, causal: Callable) -> Paths:
     """The Paths of one tree a packed row; S and L are powers of two (L of blocks), P whole blocks."""
     found = [tree_paths(tree) for tree in trees]
-    S = doubled(max(len(paths) for paths in found), 1)
-    L = doubled(max((end(path[-1]) for paths in found for path in paths), default=1), packing.BLOCK)
+    S = packing.doubled(max(len(paths) for paths in found), 1)
+    L = packing.doubled(max((end(path[-1]) for paths in found for path in paths), default=1), packing.BLOCK)
     common = [max((end(path[-2]) for path in paths if len(path) > 1), default=1) for paths in found]
-    P = min(L, doubled(max(common), packing.BLOCK))
+    P = min(L, packing.doubled(max(common), packing.BLOCK))
     tables = [path_tables(paths, T, S, L, P) for paths in found]
     return Paths(*(np.stack(table) for table in zip(*tables)), shared=P, causal=causal)
 
@@ -125,12 +126,6 @@ def make_paths(trees: Sequence[packing.Tree], T: int, causal: Callable) -> Paths
 def end(segment: packing.Segment) -> int:
     """Positions up to the end of a segment."""
     return segment.position + segment.length
-
-
-def doubled(size: int, smallest: int) -> int:
-    while smallest < size:
-        smallest *= 2
-    return smallest
 
 
 def tree_paths(tree: packing.Tree) -> list[list[packing.Segment]]:

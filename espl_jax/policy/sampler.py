@@ -19,9 +19,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from espl_jax.policy import drawing, sharding
-from espl_jax.policy.cache import DecodeAttend, Layout, Members, PrefillAttend, empty_cache
+from espl_jax.policy.cache import NOBODY, DecodeAttend, Layout, Members, PrefillAttend, empty_cache
 from espl_jax.policy.merged import merge_weights
 from espl_jax.policy.model import Decoder
+from espl_jax.policy.packing import doubled
 from espl_jax.policy.schedule import HEADS, TAILS, Chunk, Schedule, Seat, cut
 from espl_jax.structs import COUNTER_WORDS, Completion, Request
 
@@ -32,7 +33,6 @@ FIELDS = ("tokens", "behavior", "tempered", "untempered")  # what is kept of eac
 SHORTEST = 256  # positions of a row
 HEAD_ROWS = 4  # shared heads at one time, at the least
 SPARE = 1.75  # places in shared rows for every slot: stragglers keep a row that others have left
-NOBODY = np.iinfo(np.int32).max
 
 
 @flax.struct.dataclass
@@ -101,11 +101,6 @@ class Active:
     def drawn(self) -> dict[str, np.ndarray]:
         """All that was drawn so far, by field."""
         return {name: np.concatenate([piece[name] for piece in self.pieces]) for name in FIELDS}
-
-
-def doubled(size: int, smallest: int) -> int:
-    """The next of smallest * {1, 2, 4, 8, ...}."""
-    return smallest * 2 ** max(0, math.ceil(math.log2(size / smallest)))
 
 
 def tell(indices: Sequence[int], done: dict[int, Completion], on_done: Callable[[int, Completion], None] | None) -> None:

@@ -149,6 +149,7 @@ attend_row.defvjp(forward, backward)
 
 
 def product(letters: str, a: Array, b: Array) -> Array:
+    """einsum, summed up in float32."""
     return jnp.einsum(letters, a, b, preferred_element_type=jnp.float32)
 
 
