@@ -92,7 +92,9 @@ def reflection_lines(spec: ModelSpec, config: Any, a: Assumptions) -> list[Line]
     """The calls of a mutation, and of a crossover as often as there is one."""
     evolution, N = config.evolution, config.task.num_samples
     task, question, answer = words(40), words(a.problem_words), words(a.answer_words)
-    attempt = words(min(a.trajectory_tokens / a.tokens_per_word, evolution.max_trajectory_words))
+    length = a.trajectory_tokens / a.tokens_per_word
+    attempt, summarized = words(min(length, evolution.max_trajectory_words)), length > evolution.summarize_above
+    account = a.summary_words if summarized else length
     guidance, edits = guidance_text(a, config), str(evolution.max_edits)
     limit, problems = str(evolution.max_principle_words), a.mixed * config.task.num_problems
     summary = form_text(
@@ -100,7 +102,7 @@ def reflection_lines(spec: ModelSpec, config: Any, a: Assumptions) -> list[Line]
     )
     critique = form_text(
         "critique", evolution, task=task, principles=guidance, question=question, answer=answer, max_edits=edits,
-        max_words=limit, attempts=words(N * a.summary_words),
+        max_words=limit, attempts=words(N * account),
     )
     proposed = words(problems * evolution.max_edits * evolution.max_principle_words)
     consolidation = form_text(
@@ -112,7 +114,7 @@ def reflection_lines(spec: ModelSpec, config: Any, a: Assumptions) -> list[Line]
         "crossover", evolution, task=task, principles=guidance, won=won, others=" ".join(others), max_words=limit
     )
     stages = [
-        ("summaries", problems * N, summary, a.summary_words),
+        ("summaries", problems * N * summarized, summary, a.summary_words),
         ("critiques", problems, critique, a.critique_words),
         ("consolidation", 1, consolidation, a.consolidation_words),
         ("crossover", evolution.crossover_probability, crossover, a.crossover_words),

@@ -69,8 +69,8 @@ RANGES: dict[tuple[str, ...], tuple[float | None, float | None]] = {
         "seed", "rl.lora_rank", "rl.warmup_steps", "rl.learning_rate", "rl.weight_decay", "rl.max_grad_norm", "rl.kl_coef",
         "rl.clip_low", "rl.clip_high", "rl.cispo_max", "sampling.temperature", "evolution.temperature",
         "evaluation.temperature", "evolution.sigma_inflation", "evolution.tie_margin", "evolution.max_problems",
-        "evolution.max_trajectories", "evaluation.every", "records.keep_best", "task.num_train", "task.num_validation",
-        "task.num_test",
+        "evolution.max_trajectories", "evolution.summarize_above", "evaluation.every", "records.keep_best", "task.num_train",
+        "task.num_validation", "task.num_test",
     ): (0, None),
     (
         "evolution.mutation_probability", "evolution.crossover_probability", "evolution.duplicate_similarity",

@@ -133,6 +133,7 @@ def evolution() -> ConfigDict:
     evolution.top_p = 0.95
     evolution.max_new_tokens = 4096  # of one reflection; a reply cut off by it is rejected
     evolution.max_trajectory_words = 3000  # a longer trajectory is shown to the editor with its middle left out
+    evolution.summarize_above = 0  # words; shorter trajectories are shown to the critic as they are; 0: all are summarized
     evolution.edit_form = "json"  # json | sentence (one begun line of advice: for editors too weak to write JSON)
     return evolution
 

@@ -34,12 +34,12 @@ def get_config() -> ConfigDict:
     config.task.num_validation = 32
     config.task.num_test = 20
     config.task.num_problems = 6
-    config.task.num_samples = 4
+    config.task.num_samples = 8
 
     config.sampling.temperature = 1.0
     config.sampling.top_p = 1.0
     config.sampling.max_new_tokens = 16
-    config.sampling.batch_size = 48
+    config.sampling.batch_size = 96
     config.sampling.prefill_tokens = 512
     config.sampling.prefill_chunk = 64
     config.sampling.merge_weights = True
@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
     config.evolution.max_trajectories = 2
     config.evolution.max_new_tokens = 64
     config.evolution.max_trajectory_words = 60
+    config.evolution.summarize_above = 60
     config.evolution.edit_form = "sentence"
 
     config.evaluation.every = 3

@@ -1,8 +1,8 @@
 """Mutation: the best prompt of a step is revised in the light of its own successes and failures.
 
-Three stages, each one batch of editor calls: summaries of trajectories, a critique a problem, one consolidation of all
-edits (Zhang, Chen, Stadie, arXiv 2602.14697v3). Only problems with 0 < V < 1 under the prompt count: there
-is nothing to contrast where all attempts fared alike.
+Three stages, each one batch of editor calls: summaries of trajectories (those that are longer than a summary needs to be), a
+critique a problem, one consolidation of all edits (Zhang, Chen, Stadie, arXiv 2602.14697v3). Only problems with 0 < V < 1 under
+the prompt count: there is nothing to contrast where all attempts fared alike.
 """
 
 from collections.abc import Sequence
@@ -112,13 +112,18 @@ def _attempts(rollouts: Rollouts, p: int, q: int, limit: int) -> tuple[Attempt, 
 
 
 def _summarise(cases: Sequence[Case], genome: Genome, describe: str, editor: Editor, config) -> list[Call]:
-    pairs = [(case, attempt) for case in cases for attempt in case.attempts]
+    pairs = [(case, attempt) for case in cases for attempt in case.attempts if _is_long(attempt, config)]
     chats = [_summary_chat(case.problem, attempt, genome, describe, config) for case, attempt in pairs]
     replies = ask(editor, chats)
     return [
         Call("summary", chat, reply, case.problem.id, error=_summary_error(reply))
         for (case, _), chat, reply in zip(pairs, chats, replies, strict=True)
     ]
+
+
+def _is_long(attempt: Attempt, config) -> bool:
+    """Whether the critic reads a summary of it, and not the attempt itself; what says nothing is always summarised."""
+    return not 0 < len(attempt.text.split()) <= config.summarize_above
 
 
 def _summary_chat(problem: Problem, attempt: Attempt, genome: Genome, describe: str, config) -> Chat:
@@ -149,9 +154,9 @@ def _summary_error(reply: Reply) -> str:
 def _criticise(
     cases: Sequence[Case], summaries: Sequence[Call], genome: Genome, describe: str, editor: Editor, config
 ) -> list[Call]:
-    """One critique for each case that has a usable summary; operations beyond max_edits are dropped."""
+    """One critique for each case of which something can be told; operations beyond max_edits are dropped."""
     texts = {call.chat.id: strip_thinking(call.reply.text) for call in summaries if not call.error}
-    told = [(case, _retold(case, texts)) for case in cases]
+    told = [(case, _retold(case, texts, config)) for case in cases]
     told = [(case, attempts) for case, attempts in told if attempts]
     chats = [_critique_chat(case.problem, attempts, genome, describe, config) for case, attempts in told]
     calls = [
@@ -161,11 +166,12 @@ def _criticise(
     return [replace(call, operations=drop_beyond(call.operations, config.max_edits)) for call in calls]
 
 
-def _retold(case: Case, texts: dict[str, str]) -> str:
-    """The usable summaries of a case, each under its grade."""
+def _retold(case: Case, texts: dict[str, str], config) -> str:
+    """The usable summaries of a case, and its short attempts as they are, each under its grade."""
     found = []
     for attempt in case.attempts:
-        text = texts.get(f"mutation/summary/{case.problem.id}/{attempt.number}")
+        summary = texts.get(f"mutation/summary/{case.problem.id}/{attempt.number}")
+        text = summary if _is_long(attempt, config) else elide(attempt.text.strip(), config.max_trajectory_words)
         if text:
             found.append(f"Attempt {attempt.number + 1} ({_grade(attempt)}):\n{text}")
     return "\n\n".join(found)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -195,6 +197,22 @@ def test_long_trajectories_lose_their_middle():
     editor = by_stage(critique="[]")
     mutated(editor, max_trajectory_words=4)
     assert "words left out" in editor.batches[0][0].messages[0].content
+
+
+def test_short_trajectories_are_told_as_they_are():
+    samples = replace(rollouts((0,), [P0], [[[1, 0, 0]]]), texts=("It is 4.", "One two three four five.", " "))
+    editor = by_stage(critique="[]")
+    mutated(editor, samples=samples, summarize_above=3)
+    summarized = [chat.id for chat in editor.asked("mutation/summary")]
+    assert summarized == [f"mutation/summary/{P0.id}/{g}" for g in (1, 2)]  # 2 says nothing
+    (critique,) = editor.asked("mutation/critique")
+    assert "It is 4." in critique.messages[0].content and "One two three" not in critique.messages[0].content
+
+
+def test_without_summaries_the_critic_is_asked_at_once():
+    editor = by_stage(critique="[]")
+    reflection = mutated(editor, summarize_above=1000)
+    assert [call.stage for call in reflection.calls] == ["critique", "critique"]
 
 
 def test_a_document_is_edited_by_search_and_replace():
