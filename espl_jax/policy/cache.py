@@ -51,12 +51,12 @@ class Layout:
     tail_members: int
 
     def blocks(self, level: str) -> tuple[int, ...]:
-        """Positions of each buffer: 128, 128, 256, 512, ... (more if a chunk is longer), so that few buffers make up any length
-        and at most half of what is attended to lies beyond the longest row."""
+        """Positions of each buffer: 128, 128, 256, 512, ... (more if a chunk is longer), from 512 on a quarter of a slot's
+        length at the most, so that few buffers make up any length and little of what is read lies beyond the longest row."""
         length = self.length if level == "own" else self.shared_length
         sizes = [min(max(SHORTEST_BLOCK, self.chunk), length)]
         while sum(sizes) < length:
-            sizes.append(sum(sizes))
+            sizes.append(min(sum(sizes), max(512, self.chunk, self.length // 4)))
         return tuple(sizes)
 
     @property

@@ -23,7 +23,7 @@ from espl_jax.policy.cache import NOBODY, DecodeAttend, Layout, Members, Prefill
 from espl_jax.policy.merged import merge_weights
 from espl_jax.policy.model import Decoder
 from espl_jax.policy.packing import doubled
-from espl_jax.policy.schedule import HEADS, TAILS, Chunk, Schedule, Seat, cut
+from espl_jax.policy.schedule import HEADS, TAILS, Chunk, Schedule, Seat, cut, slots_for
 from espl_jax.structs import COUNTER_WORDS, Completion, Request
 
 Array = jax.Array
@@ -182,16 +182,14 @@ class Sampler:
     def layout(self, requests: Sequence[Request], limits: Sequence[int], pieces: Sequence[Any]) -> Layout:
         """The shapes of a call, from its requests alone (so that a resumed run has the same), in few sizes.
 
-        Slots: batch_size, or a quarter of it, or a quarter of that, but 8 or more. Lengths: 256, 512, 1024, ..., beginning at
-        four times that with a quarter of the slots. Shared tails: as many samples as the largest group, up to 16.
+        Slots: see slots_for. Lengths: 256, 512, 1024, ..., beginning at four times that with a quarter of the slots, and as
+        long as a sequence may be at the most. Shared tails: as many samples as the largest group, up to 16.
         """
         chunk = self.decoding.prefill_chunk
-        slots = self.decoding.batch_size
-        while slots // 4 >= max(8, len(requests)):
-            slots //= 4
-        slots = sharding.batch_rows(slots, self.mesh)
+        slots = sharding.batch_rows(slots_for(len(requests), self.decoding.batch_size), self.mesh)
         longest = max(len(r.tokens) + limit for r, limit in zip(requests, limits))
-        length = doubled(longest, max(SHORTEST * max(1, self.decoding.batch_size // slots), chunk))
+        begin = min(SHORTEST * max(1, self.decoding.batch_size // slots), doubled(self.max_length, SHORTEST))
+        length = doubled(longest, max(begin, chunk))
         shared = max(max(len(piece.head_tokens), len(piece.tail_tokens)) for piece in pieces)
         heads = doubled(len({piece.head for piece in pieces} - {-1}) or 1, HEAD_ROWS)
         groups = np.bincount([piece.tail for piece in pieces if piece.tail >= 0] or [0])

@@ -7,6 +7,7 @@ ever waits for a row.
 """
 
 import collections
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -94,6 +95,20 @@ def cut(requests: Sequence[Request], share: bool) -> list[Pieces]:
             )
         )  # fmt: skip
     return pieces
+
+
+def slots_for(requests: int, most: int) -> int:
+    """Slots for so many requests, in few sizes, so that few are idle at the end.
+
+    When all requests fit: `most`, or a quarter of it, or a quarter of that, but 4 or more. Else as few eighths of `most` as do
+    not need another turn: 40 requests take two turns of 32 slots, but also of 20, whose steps are cheaper.
+    """
+    if requests > most:
+        eighth, turns = max(1, most // 8), math.ceil(requests / most)
+        return min(most, math.ceil(requests / turns / eighth) * eighth)
+    while most // 4 >= max(4, requests):
+        most //= 4
+    return most
 
 
 class Schedule:

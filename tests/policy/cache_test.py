@@ -133,6 +133,10 @@ def test_windows_go_to_their_block_and_out_of_range_rows_nowhere():
     blocks = empty_cache(SPEC, LAYOUT, "float32", MESH)[0]["own"]
     assert [block[0].shape for block in blocks] == [(4, 2, 8, 128), (4, 2, 8, 128), (4, 2, 8, 256)]
     assert dataclasses.replace(LAYOUT, length=1024).blocks("own") == (128, 128, 256, 512)
+    assert dataclasses.replace(LAYOUT, length=2048).blocks("own") == (128, 128, 256, 512, 512, 512)
+    long = dataclasses.replace(LAYOUT, length=8192, shared_length=4096)
+    assert long.blocks("own") == (128, 128, 256, 512, 1024, 2048, 2048, 2048)
+    assert long.blocks("heads") == (128, 128, 256, 512, 1024, 2048)  # block by block like those of the slots
     assert dataclasses.replace(LAYOUT, length=1024, chunk=512).blocks("own") == (512, 512)
     assert dataclasses.replace(LAYOUT, length=1024).blocks("heads") == (128, 128)
     k, v = random(3, 16, K, E), random(3, 16, K, E)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espl_jax.policy.cache import Layout
-from espl_jax.policy.schedule import HEADS, OWN, TAILS, Schedule, cut
+from espl_jax.policy.schedule import HEADS, OWN, TAILS, Schedule, cut, slots_for
 from espl_jax.structs import Request
 
 CHUNK = 4
@@ -98,3 +98,16 @@ def test_without_sharing_all_is_a_slot_s_own():
     requests = [request(i, np.concatenate([HEAD[0], [1, 2]])) for i in range(2)]
     seats = Schedule(cut(requests, False), range(2), layout(heads=0, tails=0), CHUNK).admit()
     assert [(seat.head, seat.tail, seat.before, seat.own_length) for seat in seats] == [(None, None, 0, 35)] * 2
+
+def test_slots_are_few_when_requests_are_and_turns_are_even():
+    assert [slots_for(count, 96) for count in (1, 6, 7, 24, 25, 96)] == [6, 6, 24, 24, 96, 96]
+    assert [slots_for(count, 48) for count in (1, 12, 13)] == [12, 12, 48]
+    assert [slots_for(count, 32) for count in (33, 40, 64, 65, 150)] == [20, 20, 32, 24, 32]
+    assert [slots_for(5, most) for most in (1, 3, 4, 5)] == [1, 3, 3, 5]  # 4 slots: turns of 3 and 2
+
+
+@given(st.integers(1, 500), st.integers(1, 128))
+def test_no_turn_is_added_and_no_slot_too_many(requests, most):
+    slots = slots_for(requests, most)
+    assert 1 <= slots <= most
+    assert -(-requests // slots) == -(-requests // most)
