@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from espl_jax.evolution.forms import FORMS
 from espl_jax.evolution.render import LAYOUTS
 from espl_jax.evolution.selection import SELECTION
+from espl_jax.policy import sharding
 from espl_jax.policy.advantages import BASELINES
 from espl_jax.policy.batch import AGGREGATIONS, RATIOS
 from espl_jax.policy.lora import TARGETS
@@ -39,6 +40,7 @@ CHOICES: dict[str, Any] = {
     "model.weight_dtype": ("float32", "bfloat16"),
     "model.attention": ATTENTION,
     "model.remat": REMAT,
+    "sampling.weights_layout": sharding.SAMPLING,
     "sampling.cache_dtype": ("model", "bfloat16", "float32", "int8"),
     "rl.loss": LOSSES,
     "rl.ratio": RATIOS,
@@ -63,14 +65,17 @@ RANGES: dict[tuple[str, ...], tuple[float | None, float | None]] = {
         "evolution.max_population", "evolution.max_edits", "evolution.max_principle_words", "evolution.max_principles",
         "evolution.max_document_words", "evolution.max_new_tokens", "evolution.max_trajectory_words", "task.num_problems",
         "task.num_samples", "task.grading_workers", "evaluation.num_samples", "evaluation.max_new_tokens",
-        "records.checkpoint_every", "records.keep_last",
+        "records.checkpoint_every", "records.keep_last", "hosts.start_seconds",
     ): (1, None),
+    ("hosts.num_processes", "hosts.process_id"): (-1, None),
+    ("hosts.heartbeat_seconds",): (5, None),
+    ("runtime.gpu_memory_fraction",): (0, 1),
     (
         "seed", "rl.lora_rank", "rl.warmup_steps", "rl.learning_rate", "rl.weight_decay", "rl.max_grad_norm", "rl.kl_coef",
         "rl.clip_low", "rl.clip_high", "rl.cispo_max", "sampling.temperature", "evolution.temperature",
         "evaluation.temperature", "evolution.sigma_inflation", "evolution.tie_margin", "evolution.max_problems",
         "evolution.max_trajectories", "evolution.summarize_above", "evaluation.every", "records.keep_best", "task.num_train",
-        "task.num_validation", "task.num_test",
+        "task.num_validation", "task.num_test", "runtime.cpu_devices", "records.grace",
     ): (0, None),
     (
         "evolution.mutation_probability", "evolution.crossover_probability", "evolution.duplicate_similarity",
@@ -110,6 +115,8 @@ def check(config: ConfigDict) -> None:
             _check_range(name, field(config, name), low, high)
     for name in ("model.chat_template_arguments", "task.gym_parameters"):
         _check_json_object(name, field(config, name))
+    _check_mesh(config)
+    _check_hosts(config.hosts)
     _check_sampling(config)
     _check_weights_half(config)
     _check_prompts_half(config)
@@ -128,6 +135,30 @@ def _check_json_object(name: str, text: str) -> None:
         raise ConfigError(f"{name} is {text!r}, which is not JSON ({error}); write an object such as '{{}}'") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{name} is {text!r}; it must be a JSON object such as '{{}}'")
+
+
+def _check_mesh(config: ConfigDict) -> None:
+    rest = [name for name, size in config.mesh.items() if size == -1]
+    for name, size in config.mesh.items():
+        if size < 1 and size != -1:
+            raise ConfigError(f"mesh.{name} is {size}; use 1 or more, or -1 for the rest of the devices")
+    if len(rest) > 1:
+        raise ConfigError(f"mesh.{rest[1]} is -1, and so is mesh.{rest[0]}; only one of them can be the rest of the devices")
+    if config.sampling.merge_weights and config.sampling.weights_layout == "gathered":
+        raise ConfigError(
+            "sampling.weights_layout is 'gathered', which makes a copy of the weights for each call, but "
+            "sampling.merge_weights keeps one of its own; switch one of them off"
+        )
+
+
+def _check_hosts(hosts: ConfigDict) -> None:
+    address, total, mine = hosts.coordinator, hosts.num_processes, hosts.process_id
+    if not address and total > 1:
+        raise ConfigError(f"hosts.num_processes is {total}, but hosts.coordinator is ''; give host:port of process 0, or auto")
+    if address and address != "auto" and not address.rpartition(":")[2].isdigit():
+        raise ConfigError(f"hosts.coordinator is {address!r}; use '', auto or host:port of process 0")
+    if address and total != -1 and mine >= total:
+        raise ConfigError(f"hosts.process_id is {mine}, but hosts.num_processes is {total}; use 0 to {total - 1}")
 
 
 def _check_sampling(config: ConfigDict) -> None:

@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
     config.method = "espl"  # espl (both) | rl (weights) | evolution (prompts) | reflection (one prompt, mutation only)
     config.model = model()
     config.mesh = mesh()
+    config.hosts = hosts()
+    config.runtime = runtime()
     config.sampling = sampling()
     config.rl = rl()
     config.evolution = evolution()
@@ -52,7 +54,29 @@ def mesh() -> ConfigDict:
     mesh.data = -1  # rows of a batch; weights are replicated
     mesh.fsdp = 1  # rows of a batch too; weights and optimizer state are split
     mesh.tensor = 1  # heads, feed-forward units and vocabulary are split
+    mesh.sequence = 1  # tokens of a long row are split while learning; weights as by fsdp; while sampling, more slots
     return mesh
+
+
+def hosts() -> ConfigDict:
+    """The processes of a run; each is started with the same command, and has devices of its own (docs/hosts.md)."""
+    hosts = ConfigDict()
+    hosts.coordinator = ""  # "": one process | auto: as SLURM, Open MPI, GKE or the TPU says | host:port of process 0
+    hosts.num_processes = -1  # -1: as the cluster says
+    hosts.process_id = -1  # -1: as the cluster says; 0 writes the records
+    hosts.start_seconds = 300  # within which all processes must have come
+    hosts.heartbeat_seconds = 30  # without a sign of life after which a process counts as gone, and the others end
+    return hosts
+
+
+def runtime() -> ConfigDict:
+    """What is set up before the first device is touched."""
+    runtime = ConfigDict()
+    runtime.gpu_memory_fraction = 0.0  # of a GPU's memory that JAX takes, in (0, 1]; 0: its default, 0.75
+    runtime.gpu_preallocate = True  # takes it at the start; False: as needed, for a GPU that others use too
+    runtime.cpu_devices = 0  # virtual devices of a CPU process; 0: one
+    runtime.xla_flags = ""  # behind those of the environment variable XLA_FLAGS, e.g. "--xla_gpu_autotune_level=2"
+    return runtime
 
 
 def sampling() -> ConfigDict:
@@ -66,6 +90,7 @@ def sampling() -> ConfigDict:
     sampling.prefill_chunk = 256  # tokens of one prompt in it: a power of 2
     sampling.share_prefixes = True  # prefill, store and attend to what prompts have in common once
     sampling.cache_dtype = "model"  # of keys and values: model (model.dtype) | bfloat16 | float32 | int8 (half the memory)
+    sampling.weights_layout = "same"  # same (as learned with) | gathered over fsdp and sequence for each call (docs/meshes.md)
     sampling.merge_weights = False  # decode with a second copy of the weights, adapter merged: faster on CPU; for float32
     return sampling
 
@@ -181,6 +206,7 @@ def records() -> ConfigDict:
     records.keep_last = 2  # 2 or more leaves one to fall back to when the newest is damaged
     records.keep_best = 1  # by validation/pass@1
     records.tensorboard = True
+    records.grace = 20.0  # seconds after SIGTERM in which the step under way may end; then it is dropped
     records.wandb_project = ""  # "": Weights & Biases is not used
     records.compilation_cache = "~/.cache/espl_jax/xla"  # compiled programs, kept between runs; "": not kept
     return records

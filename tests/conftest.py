@@ -1,11 +1,16 @@
 """Fixtures that several rooms share: model directories, made or fetched once."""
 
+import importlib.util
+import os
 from pathlib import Path
 
 import pytest
 
-from espl_jax.policy import embedded
-from tests.tiny import make_tiny_qwen3
+if not importlib.util.find_spec("jax_cuda12_plugin"):
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu, which the dry run compiles with, would look for a TPU
+
+from espl_jax.policy import embedded  # noqa: E402
+from tests.tiny import make_tiny_qwen3  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The same run on one device and on eight virtual ones."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import pytest
 from espl_jax.records.checkpoint import read_raw
 
 ROOT = Path(__file__).parents[1]
+AXES = ("data", "fsdp", "tensor", "sequence")
+MESHES = ((8, 1, 1, 1), (2, 2, 2, 1), (2, 1, 2, 2))
 FIELDS = ("num_steps=1", "evaluation.temperature=0.0", 'evolution.edit_form="json"', "rl.micro_batch_tokens=1024")
 
 
@@ -26,16 +29,26 @@ def texts(workdir: Path, name: str) -> list[str]:
     return [json.loads(line)["text"] for line in lines]
 
 
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2)])
-def test_eight_devices_give_the_run_of_one(mesh, tiny_qwen3, tmp_path):
-    axes = [f"mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "tensor"), mesh)]
-    running = [start(tiny_qwen3, tmp_path / "one", 1), start(tiny_qwen3, tmp_path / "eight", 8, *axes)]
-    for process in running:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors.decode()[-2000:]
+@pytest.fixture(scope="module")
+def runs(tiny_qwen3, tmp_path_factory):
+    """{devices along each axis: the directory of a run}; two at a time."""
+    made = {mesh: tmp_path_factory.mktemp("run") for mesh in ((1, 1, 1, 1), *MESHES)}
+    pairs = list(made.items())[:2], list(made.items())[2:]
+    for pair in pairs:
+        axes = [[f"mesh.{axis}={size}" for axis, size in zip(AXES, mesh)] for mesh, _ in pair]
+        running = [start(tiny_qwen3, path, math.prod(mesh), *sizes) for (mesh, path), sizes in zip(pair, axes)]
+        for process in running:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors.decode()[-2000:]
+    return made
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_eight_devices_give_the_run_of_one(mesh, runs):
+    alone, together = runs[1, 1, 1, 1], runs[mesh]
     greedy = "000000/evaluation_validation.jsonl"
-    assert texts(tmp_path / "one", greedy) == texts(tmp_path / "eight", greedy)
-    one, eight = (read_raw(tmp_path / name).policy["trainable"] for name in ("one", "eight"))
+    assert texts(alone, greedy) == texts(together, greedy)
+    one, eight = (read_raw(path).policy["trainable"] for path in (alone, together))
     for a, b in zip(flat(one), flat(eight), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)  # Adam's first step is the learning rate, 1e-2, times a sign
 

@@ -1,11 +1,13 @@
 """One device or eight: the same logits, the same text, the same gradients.
 
-This file is also the program that the tests run in processes of their own, with one and with eight virtual devices:
-python -m tests.sharded_test MODEL_DIRECTORY OUT.npz DATA,FSDP,TENSOR ...
+The model is an awkward one: 9 query and 3 key/value heads and an odd vocabulary, which no axis divides. This file is also the
+program that the tests run in processes of their own, with one and with eight virtual devices:
+python -m tests.sharded_test MODEL_DIRECTORY OUT.npz DATA,FSDP,TENSOR,SEQUENCE ...
 """
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,15 +17,20 @@ import numpy as np
 import optax
 import pytest
 
-from espl_jax.policy import weights
+from espl_jax.policy import packing, weights
+from espl_jax.policy.attention import Causal, fused_layout
 from espl_jax.policy.hf_config import read_spec
+from espl_jax.policy.sampler import Active
+from espl_jax.policy.schedule import Schedule, cut
 from espl_jax.policy.state import init_state, make_policy, open_model
 from espl_jax.policy.update import make_updater
 from espl_jax.structs import Completion, Grade, Problem, Request, Rollouts
 from experiments import base
 from tests.tiny import random_params
 
-MESHES = ("8,1,1", "2,2,2", "1,4,2")
+AXES = ("data", "fsdp", "tensor", "sequence")
+MESHES = ("8,1,1,1", "2,2,2,1", "1,2,2,2")
+GATHERED = "1,2,2,2"  # where sampling.weights_layout is not "same"
 KINDS = {"lora": 4, "full": 0}  # rl.lora_rank
 
 
@@ -34,7 +41,7 @@ def main(directory, out, *meshes):
     outcomes = {}
     for mesh in meshes:
         for kind, rank in KINDS.items():
-            measured = measure(Path(directory), [int(size) for size in mesh.split(",")], rank)
+            measured = measure(Path(directory), mesh, rank)
             outcomes |= {f"{mesh}/{kind}/{name}": value for name, value in measured.items()}
     np.savez(out, **outcomes)
 
@@ -51,25 +58,36 @@ def measure(directory, mesh, lora_rank):
     variables = policy.variables(state.trainable)
     found = layouts(state, "before") | pieces(variables["params"])
     if lora_rank:
-        found |= {"logits": logits(policy, variables)} | sample(policy, variables)
+        found |= {"logits": logits(policy, variables)} | sample(policy, variables) | by_paths(policy.mesh)
+        found["decode/gathered"] = np.array(gathered_shapes(policy, variables))
     update = make_updater(policy, state, config)
     rewards = rollouts()
     state, learned = update(state, rewards, rewards.rewards_PQG - 0.5, np.ones((1, 2), bool), np.random.default_rng(0))
     found |= layouts(state, "after")
-    found |= {f"weight{path}": np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state.trainable)}
-    found |= {f"gradient{path}": np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(adam(state).mu)}
+    found |= arrays("weight", state.trainable, policy.spec) | arrays("gradient", adam(state).mu, policy.spec)
     return found | {f"metric/{name}": value for name, value in learned().items()}
 
 
 def make_config(directory, mesh, lora_rank):
     """Plain arithmetic (float32, no clipping) and an eps that makes Adam's step a smooth function of the gradient."""
     config = base.get_config()
-    config.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh)))
+    config.mesh.update(dict(zip(AXES, map(int, mesh.split(",")))))
+    config.sampling.weights_layout = "gathered" if mesh == GATHERED else "same"
     config.model.update(path=str(directory), dtype="float32", weight_dtype="float32", max_length=64)
     config.sampling.update(temperature=0.7, max_new_tokens=9, batch_size=4)
     config.rl.update(lora_rank=lora_rank, lora_alpha=8.0, learning_rate=0.1, adam_eps=1.0, max_grad_norm=0.0)
     config.rl.update(kl_coef=0.1 if lora_rank else 0.0, micro_batch_tokens=1024, head_chunk=8, gap_warning=100.0)
     return config
+
+
+def arrays(name, tree, spec):
+    """{name and path: array}; the padding of a vocabulary must be zero, and is cut off."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        table = path[-1].key in ("embedding", "head")
+        assert not (table and np.asarray(leaf)[spec.vocab_size :].any())
+        found[f"{name}{path}"] = np.asarray(leaf)[: spec.vocab_size] if table else np.asarray(leaf)
+    return found
 
 
 def logits(policy, variables):
@@ -79,7 +97,7 @@ def logits(policy, variables):
         hidden, _ = policy.model.apply(variables, tokens, np.broadcast_to(np.arange(16), tokens.shape))
         return policy.model.apply(variables, hidden, method="logits")
 
-    return np.asarray(jax.jit(forward)(variables))
+    return np.asarray(jax.jit(forward)(variables))[..., : policy.spec.vocab_size]
 
 
 def sample(policy, variables):
@@ -93,6 +111,35 @@ def sample(policy, variables):
     for name in ("tokens", "behavior", "untempered"):
         found |= {f"{name}{i}": getattr(completion, name) for i, completion in enumerate(completions)}
     return found
+
+
+def by_paths(mesh):
+    """What a kernel for causal rows gives on this mesh, and its gradients."""
+    T, rng = 256, np.random.default_rng(4)
+    trees = packing.pack([np.arange(20)] * 3 + [np.arange(9, 40)], [30, 1, 40, 50], T) + packing.pack([np.arange(100)], [99], T)
+    attend = jax.tree.map(jax.numpy.asarray, fused_layout(lambda q, k, v: Causal()(q, k, v, None)[0], mesh)(trees, T))
+    q, k, v, cotangent = (rng.standard_normal((2, T, n, 8)).astype(np.float32) for n in (9, 3, 3, 9))
+    real = np.stack([tree.ends(T) > 0 for tree in trees])[..., None, None]
+
+    def total(q, k, v):
+        out = attend(q, k, v, None)[0]
+        return jax.numpy.sum(out * cotangent * real), out * real
+
+    gradients, out = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+    return {f"paths/{i}": np.asarray(x) for i, x in enumerate((out, *gradients))}
+
+
+def gathered_shapes(policy, variables):
+    """Shapes ("8,1,32") of the values that a decode call gathers from several devices."""
+    sampler, request = policy.sampler, Request(0, np.arange(3), (1, 1, 0, 0, 0), 4, 0.0, 1.0)
+    pieces = cut([request] * 5, share=True)
+    layout = sampler.layout([request] * 5, [4] * 5, pieces)
+    schedule = Schedule(pieces, range(5), layout, sampler.decoding.prefill_chunk)
+    active = {seat.slot: Active(request, 4) for seat in schedule.admit()}
+    told = sampler.table(schedule, list(schedule.seats.values()), [], active), sampler.stretch(schedule, active)
+    decode = sampler._decode.lower(sampler.merged(variables), sampler._empty(layout), *told, sampler.seed)
+    found = re.findall(r"= (.*?) all-gather(?:-start)?\(", decode.compile().as_text())
+    return ["", *(re.findall(r"\[([\d,]*)\]", types)[-1] for types in found)]
 
 
 def rollouts():
@@ -139,17 +186,18 @@ def pieces(params):
 def outcomes(tiny_qwen3, tmp_path_factory):
     """What processes, side by side, have measured: {mesh: {kind/name: array}}."""
     out = tmp_path_factory.mktemp("sharded")
-    spec = dataclasses.replace(read_spec(tiny_qwen3), num_layers=1)
+    spec = dataclasses.replace(read_spec(tiny_qwen3), num_layers=1, num_heads=9, num_kv_heads=3, head_dim=8)
     weights.save(out / "model", spec, random_params(spec, 0), tiny_qwen3, np.float32)
-    groups = [("1,1,1",), MESHES[:1], MESHES[1:]]
+    groups = [("1,1,1,1",), MESHES[:1], MESHES[1:]]
     running = [launch(out / "model", out / f"{i}.npz", 8 if i else 1, group) for i, group in enumerate(groups)]
     for process in running:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-3000:]
+        assert "nvoluntary full rematerialization" not in errors, errors[-3000:]
     arrays = {name: array for i in range(len(groups)) for name, array in np.load(out / f"{i}.npz").items()}
     return {
         mesh: {name.removeprefix(f"{mesh}/"): array for name, array in arrays.items() if name.startswith(f"{mesh}/")}
-        for mesh in ("1,1,1", *MESHES)
+        for mesh in ("1,1,1,1", *MESHES)
     }
 
 
@@ -178,7 +226,7 @@ def starting(expected, *starts):
 @pytest.fixture(params=MESHES)
 def pair(request, outcomes):
     """(on a mesh of eight, on one device)"""
-    return outcomes[request.param], outcomes["1,1,1"]
+    return outcomes[request.param], outcomes["1,1,1,1"]
 
 
 def test_logits(pair):
@@ -210,20 +258,29 @@ def test_the_optimizer_lies_where_its_weights_lie_before_and_after_an_update(pai
 
 
 @pytest.mark.parametrize(
-    "mesh, up, o, head_width",
+    "mesh, up, o, head",
     [
-        ("1,1,1", (32, 64), (64, 32), 32),
-        ("8,1,1", (32, 64), (64, 32), 32),
-        ("2,2,2", (16, 32), (32, 16), 16),
-        ("1,4,2", (8, 32), (32, 8), 8),
+        ("1,1,1,1", (32, 64), (72, 32), (297, 32)),
+        ("8,1,1,1", (32, 64), (72, 32), (297, 32)),
+        ("2,2,2,1", (16, 32), (36, 16), (149, 16)),  # the vocabulary is padded
+        ("1,2,2,2", (8, 32), (36, 8), (149, 8)),
     ],
 )
-def test_weights_are_split_over_fsdp_and_tensor(outcomes, mesh, up, o, head_width):
+def test_weights_are_split_over_fsdp_sequence_and_tensor(outcomes, mesh, up, o, head):
     for kind in KINDS:
-        vocabulary = outcomes[mesh]["lora/logits"].shape[-1]
-        assert vocabulary % 2 == 1, "does not divide, so it is not split"
         pieces = [outcomes[mesh][f"{kind}/piece/{name}"].tolist() for name in ("up", "o", "head")]
-        assert pieces == [list(up), list(o), [vocabulary, head_width]]
+        assert pieces == [list(up), list(o), list(head)]
+
+
+def test_no_weight_is_gathered_for_each_token(pair):
+    """A kernel whose width is whole has 32 by one of these, split by tensor or not; activations have 8 slots or fewer."""
+    sizes = {whole // parts for whole in (72, 24, 64, 298) for parts in (1, 2)}
+    kernels = {f"{a},{b}" for n in sizes for a, b in ((32, n), (n, 32))}
+    assert not kernels & set(pair[0]["lora/decode/gathered"].tolist())
+
+
+def test_a_fused_kernel_over_paths(pair):
+    assert_near(*pair, starting(pair[1], "lora/paths"))
 
 
 if __name__ == "__main__":

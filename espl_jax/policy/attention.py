@@ -62,14 +62,13 @@ Layout = Callable[[Sequence[packing.Tree], int], Any]
 
 def tree_layout(mesh: Mesh) -> Layout:
     """Plain JAX, on any device."""
-    split = functools.partial(sharding.each_device, names=tree.NAMES, out=tree.HEADS, mesh=mesh)
+    split = functools.partial(sharding.spread_heads, mesh=mesh)
     return lambda trees, T: tree.make_tree(np.stack([one.ends(T) for one in trees]), split)
 
 
 def fused_layout(kernel: Callable, mesh: Mesh) -> Layout:
     """A kernel for causal rows."""
-    causal = sharding.each_device(kernel, (tree.HEADS, tree.KV, tree.KV), tree.HEADS, mesh)
-    return functools.partial(make_paths, causal=causal)
+    return functools.partial(make_paths, causal=kernel, split=functools.partial(sharding.spread_heads, mesh=mesh))
 
 
 LAYOUTS: dict[str, Callable[[Mesh], Layout]] = {
@@ -84,5 +83,5 @@ AUTOMATIC = {"cpu": ("xla", "xla"), "gpu": ("cudnn", "xla"), "tpu": ("splash", "
 def make_layout(name: str, dtype: str, mesh: Mesh) -> Layout:
     """The learner's layout for config.model.attention and config.model.dtype."""
     if name == "auto":
-        name = AUTOMATIC[jax.default_backend()][jnp.dtype(dtype).itemsize > 2]
+        name = AUTOMATIC[mesh.devices.flat[0].platform][jnp.dtype(dtype).itemsize > 2]
     return LAYOUTS[name](mesh)

@@ -37,7 +37,7 @@ class Batch:
     weight: float32 [R, M], what a token's loss is multiplied by in the sum (0: padding, behind all others); they are shares of
     the whole minibatch, so that gradients of micro-batches add up to the minibatch's. denominator, match: float32 [R, M], the
     sampler's log-probability in the ratio, and the one that the trainer's must equal before an update. advantage, temperature:
-    float32 [R, M].
+    float32 [R, M]. parts: devices that share a packed row and its targets (the mesh axis sequence).
     """
 
     tokens: np.ndarray | jax.Array
@@ -50,6 +50,7 @@ class Batch:
     match: np.ndarray | jax.Array
     advantage: np.ndarray | jax.Array
     temperature: np.ndarray | jax.Array
+    parts: int = flax.struct.field(pytree_node=False, default=1)
 
 
 def rows_with_signal(rollouts: Rollouts, advantages_PQG: np.ndarray, keep_PQ: np.ndarray, temperature: float) -> list[Row]:
@@ -91,24 +92,25 @@ AGGREGATIONS = {
 
 
 def micro_batches(
-    rows: Sequence[Row], weights: Sequence[float], devices: int, budget: int, ratio: str, layout: Callable[..., Any]
+    rows: Sequence[Row], weights: Sequence[float], devices: int, budget: int, ratio: str, layout: Callable[..., Any],
+    parts: int = 1,
 ) -> list[Batch]:
     """All rows in as few batches of `devices` packed rows as hold `budget` tokens a row; few different shapes.
 
     A row has `budget` tokens, or half of it where that is enough; a trajectory that is longer by itself gets a row of twice,
-    four times, ... the budget. layout: makes the `attend` of a batch from its trees.
+    four times, ... the budget. layout: makes the `attend` of a batch from its trees. parts: devices that share a row.
     """
-    budget = packing.whole_blocks(budget)
+    budget = packing.whole_blocks(budget, parts)
     made = []
     for width, share in sorted(by_width([path_length(row) for row in rows], budget).items()):
         samples = [rows[i] for i in share]
         bins = packing.pack([row.context for row in samples], [len(row.completion.tokens) for row in samples], width)
         for start in range(0, len(bins), devices):
             trees = bins[start : start + devices]
-            half = packing.whole_blocks(width // 2)
+            half = packing.whole_blocks(width // 2, parts)
             T = half if all(tree.fits(half) for tree in trees) else width
             trees += [packing.EMPTY] * (devices - len(trees))
-            made.append(fill(trees, samples, [weights[i] for i in share], T, ratio, layout))
+            made.append(fill(trees, samples, [weights[i] for i in share], T, ratio, layout).replace(parts=parts))
     return made
 
 

@@ -29,7 +29,7 @@ LEVELS = ("heads", "tails", "own")
 NOTHING = -1e30  # a score that no softmax notices; infinities would make NaNs of rows that see nothing
 NOBODY = 2**31 - 1  # the row of a prefill chunk that is padding
 SHORTEST_BLOCK = 128  # positions
-CACHE_NAMES = {"heads": (None, "kv_heads", None, None), "tails": ("batch", "kv_heads", None, None)}
+CACHE_NAMES = {"heads": (None, "kv_heads", None, None), "tails": ("slots", "kv_heads", None, None)}
 CACHE_NAMES["own"] = CACHE_NAMES["tails"]
 
 
@@ -246,7 +246,7 @@ class DecodeAttend:
     def shared(self, q_BKNE: Array, blocks: tuple, members: Members, name: str) -> Part:
         """The part of every slot over one level: one product a shared row, for all of its members."""
         (B, K, N, E), (X, M) = q_BKNE.shape, members.slots.shape
-        names = {"heads": (None, "kv_heads", "batch", None), "tails": ("batch", "kv_heads", None, None)}[name]
+        names = {"heads": (None, "kv_heads", "slots", None), "tails": ("slots", "kv_heads", None, None)}[name]
 
         def attend(blocks):
             q_XMKNE = jnp.take(q_BKNE, members.slots, axis=0, mode="clip")

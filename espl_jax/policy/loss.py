@@ -4,6 +4,7 @@ Importance sampling (E-SPL section 3), PPO's clipped ratio (Schulman et al. 2017
 KL by the k3 estimator (Schulman, "Approximating KL divergence", 2020).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from espl_jax.policy.batch import Batch
-from espl_jax.policy.model import Decoder
+from espl_jax.policy.model import Decoder, unlikely
 
 Array = jax.Array
 
@@ -80,19 +81,39 @@ def batch_loss(
 
     def written(variables):
         hidden_RTD, _ = model.apply(variables, batch.tokens, batch.positions, batch.attend)
-        return at_sources(hidden_RTD, batch.source)
+        if batch.parts > 1:
+            hidden_RTD = model.constrain(hidden_RTD, ("batch", None, "width"))
+        return deal(model, at_sources(hidden_RTD, batch.source), batch.parts)
 
-    columns = {name: getattr(batch, name) for name in COLUMNS}
+    columns = {name: deal(model, getattr(batch, name), batch.parts) for name in COLUMNS}
     if rl.ratio == "untempered":
-        columns["temperature"] = jnp.ones_like(batch.temperature)
-    columns["theirs"] = jnp.zeros_like(batch.weight)
+        columns["temperature"] = jnp.ones_like(columns["temperature"])
+    columns["theirs"] = jnp.zeros_like(columns["weight"])
     if reference is not None:
         head = jax.lax.stop_gradient(head_weight(model, reference))
-        columns["theirs"] = jax.lax.stop_gradient(logprobs(head, written(reference), columns, rl))
+        columns["theirs"] = jax.lax.stop_gradient(logprobs(head, written(reference), columns, rl, model.spec.vocab_size))
     head = head_weight(model, variables)
-    frozen = "lora" in variables
-    loss, stats = head_loss(rl, frozen, head, written(variables), columns)
-    return loss, jax.lax.stop_gradient(stats)
+    how = Head(rl, frozen="lora" in variables, vocab_size=model.spec.vocab_size)
+    loss, stats = head_loss(how, head, written(variables), columns)
+    return loss, jax.lax.stop_gradient(jax.tree.map(lambda x: collect(x, batch.parts), stats))
+
+
+def deal(model: Decoder, x_RM: Array, parts: int) -> Array:
+    """[R, M, ...] as [R * parts, M / parts, ...]: each device that shares a packed row has every parts-th of its targets."""
+    if parts == 1:
+        return x_RM
+    R, M, *rest = x_RM.shape
+    x_RpM = x_RM.reshape(R, M // parts, parts, *rest).swapaxes(1, 2)
+    x_RpM = model.constrain(x_RpM, ("batch", "tokens", *(None,) * (x_RpM.ndim - 2)))
+    x_RM = x_RpM.reshape(R * parts, M // parts, *rest)
+    return model.constrain(x_RM, ("dealt", *(None,) * (x_RM.ndim - 1)))
+
+
+def collect(x_RM: Array, parts: int) -> Array:
+    """The inverse of `deal` for [R * parts, M / parts]."""
+    if parts == 1:
+        return x_RM
+    return x_RM.reshape(-1, parts, x_RM.shape[1]).swapaxes(1, 2).reshape(-1, parts * x_RM.shape[1])
 
 
 # what the head needs of each target
@@ -100,8 +121,9 @@ COLUMNS = ("targets", "weight", "denominator", "match", "advantage", "temperatur
 
 
 def head_weight(model: Decoder, variables: Any) -> Array:
-    """The head's weight [V, D] in the compute dtype."""
-    return variables["params"]["embedding" if model.spec.tied_head else "head"].astype(model.dtype)
+    """The head's weight [V, D] in the compute dtype, its width whole: once, not for every chunk of targets."""
+    weight_VD = variables["params"]["embedding" if model.spec.tied_head else "head"].astype(model.dtype)
+    return model.constrain(weight_VD, ("vocab", None))
 
 
 @jax.custom_vjp
@@ -147,13 +169,14 @@ def over_chunks(rl: Any, hidden_RMD: Array, columns: dict[str, Array], start: An
     return jax.lax.fori_loop(0, -(-used // size), body, start)
 
 
-def chunk_logits(head_VD: Array, hidden_RcD: Array, columns: dict[str, Array]) -> tuple[Array, ...]:
+def chunk_logits(head_VD: Array, hidden_RcD: Array, columns: dict[str, Array], vocab_size: int) -> tuple[Array, ...]:
     """(tempered logits less their maximum [R, c, V], their exponentials, sums of these [R, c], the targets' log-probability)
 
     A temperature of 0 is trained as 1.
     """
     inverse = 1 / jnp.where(columns["temperature"] > 0, columns["temperature"], 1.0)
     logits = jnp.einsum("RcD,VD->RcV", hidden_RcD, head_VD, preferred_element_type=jnp.float32) * inverse[..., None]
+    logits = unlikely(logits, vocab_size)
     logits = logits - jnp.max(logits, axis=-1, keepdims=True)
     raised = jnp.exp(logits)
     total = jnp.sum(raised, axis=-1)
@@ -161,12 +184,12 @@ def chunk_logits(head_VD: Array, hidden_RcD: Array, columns: dict[str, Array]) -
     return logits, raised, total, chosen - jnp.log(total)
 
 
-def logprobs(head_VD: Array, hidden_RMD: Array, columns: dict[str, Array], rl: Any) -> Array:
+def logprobs(head_VD: Array, hidden_RMD: Array, columns: dict[str, Array], rl: Any, vocab_size: int) -> Array:
     """Log-probability of each target, float32 [R, M]; 0 in chunks of padding."""
     R, M = hidden_RMD.shape[:2]
 
     def step(hidden, part, offset, found):
-        return jax.lax.dynamic_update_slice(found, chunk_logits(head_VD, hidden, part)[-1], (0, offset))
+        return jax.lax.dynamic_update_slice(found, chunk_logits(head_VD, hidden, part, vocab_size)[-1], (0, offset))
 
     return over_chunks(rl, hidden_RMD, columns, jnp.zeros((R, head_chunk(rl, M)[1])), step)[:, :M]
 
@@ -185,18 +208,26 @@ def token_loss(logp: Array, columns: dict[str, Array], rl: Any) -> tuple[Array, 
     return jnp.sum(loss), {"log_ratio": log_ratio, "kl": kl, "gap": gap, "loss": loss}
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def head_loss(rl: Any, frozen: bool, head_VD: Array, hidden_RMD: Array, columns: dict[str, Array]) -> tuple[Array, TokenStats]:
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """What the head's loss is told besides numbers: config.rl; whether the head is not trained and has no gradient; tokens."""
+
+    rl: Any
+    frozen: bool
+    vocab_size: int
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def head_loss(how: Head, head_VD: Array, hidden_RMD: Array, columns: dict[str, Array]) -> tuple[Array, TokenStats]:
     """The loss and its terms; logits exist for rl.head_chunk targets of a packed row at a time.
 
-    Differentiated, it makes the gradient on the way, chunk by chunk, so that no logits are computed twice. frozen: the head is
-    not trained and has no gradient.
+    Differentiated, it makes the gradient on the way, chunk by chunk, so that no logits are computed twice.
     """
-    return _head_loss(rl, frozen, head_VD, hidden_RMD, columns, differentiate=False)[0]
+    return _head_loss(how, head_VD, hidden_RMD, columns, differentiate=False)[0]
 
 
-def _head_loss(rl, frozen, head_VD, hidden_RMD, columns, differentiate=True):
-    (R, M, D), V = hidden_RMD.shape, head_VD.shape[0]
+def _head_loss(how, head_VD, hidden_RMD, columns, differentiate=True):
+    (R, M, D), V, rl, frozen = hidden_RMD.shape, head_VD.shape[0], how.rl, how.frozen
     grid = jnp.zeros((R, head_chunk(rl, M)[1]))
     stats = TokenStats(log_ratio=grid, entropy=grid, kl=grid, gap=grid, loss=grid)
     d_hidden = jnp.zeros((*grid.shape, D), hidden_RMD.dtype) if differentiate else None
@@ -204,7 +235,7 @@ def _head_loss(rl, frozen, head_VD, hidden_RMD, columns, differentiate=True):
 
     def step(hidden, part, offset, carry):
         stats, d_hidden, d_head_RVD = carry
-        logits, raised, total, logp = chunk_logits(head_VD, hidden, part)
+        logits, raised, total, logp = chunk_logits(head_VD, hidden, part, how.vocab_size)
         entropy = jnp.log(total) - jnp.sum(raised * logits, axis=-1) / total
         slope, terms = jax.grad(token_loss, has_aux=True)(logp, part, rl)
         new = TokenStats(entropy=entropy, **terms)
@@ -226,7 +257,7 @@ def _head_loss(rl, frozen, head_VD, hidden_RMD, columns, differentiate=True):
     return (jnp.sum(stats.loss), stats), (d_head, d_hidden)
 
 
-def _head_loss_backward(rl, frozen, kept, cotangents):
+def _head_loss_backward(how, kept, cotangents):
     slope, _ = cotangents
     d_head, d_hidden = kept
     scaled = jax.tree.map(lambda d: (d * slope).astype(d.dtype), (d_head, d_hidden))

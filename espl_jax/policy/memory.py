@@ -4,9 +4,10 @@ The functions in `_terms` give {name: bytes}; a phase needs the sum. docs/perfor
 that live between programs are exact. Those of temporaries are what XLA's buffer assignment holds at its peak: the numbers of
 copies were read off `compiled.memory_analysis()` and the residuals of the jaxpr, one dimension at a time, in float32.
 
-On a mesh: weights, gradient, moments, merged and stacked copies are divided by fsdp * tensor; rows of slots (own, tails) and
-draws by data * fsdp; keys and values by tensor too where that divides the key/value heads; V of logits by tensor; H, K and F of
-what is kept for the backward pass by tensor, D not. A device has one packed row, so T is row_tokens(config, data * fsdp).
+On a mesh: weights, gradient, moments, merged and stacked copies are divided by fsdp * sequence * tensor; rows of slots (own,
+tails) and draws by data * fsdp * sequence; keys and values by tensor too where that divides the key/value heads; V of logits by
+tensor; H, K and F of what is kept for the backward pass by tensor, D not. A device has one packed row, so T is
+row_tokens(config, data * fsdp); what is kept for the backward pass is divided by sequence.
 
 Letters besides those of structs.py: R, C rows and tokens of a prefill chunk; c targets whose logits exist at one time.
 """

@@ -18,12 +18,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from espl_jax.policy import sharding
 from espl_jax.policy.attention import Causal
 
 Array = jax.Array
 # (q [B, L, H, E], k and v [B, L, K, E] after rope, the layer's cache) -> (attended [B, L, H, E], the layer's new cache)
 # Its kinds are in attention.py; each is a pytree.
 Attend = Callable[[Array, Array, Array, Any], tuple[Array, Any]]
+Pin = Callable[[Array, str], Array]  # a value laid out as this field of sharding.Flow says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,12 +112,16 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Module):
-    """x @ kernel (+ bias) (+ the adapter's low-rank product, when the collection "lora" holds one for this path)."""
+    """x @ kernel (+ bias) (+ the adapter's low-rank product, when the collection "lora" holds one for this path).
+
+    axes: names of the kernel's dimensions. whole(weight, names): the weight as it is multiplied.
+    """
 
     features: int
     axes: tuple[str, str]
     dtype: Any
     lora_scale: float
+    whole: Callable[[Array, tuple], Array]
     use_bias: bool = False
 
     @nn.compact
@@ -125,10 +131,10 @@ class Linear(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), self.axes)
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         shape, x = x.shape, x.reshape(-1, x.shape[-1])  # plain matrix products: XLA on CPU does others slowly
-        y = x @ kernel.astype(self.dtype)
+        y = x @ self.whole(kernel.astype(self.dtype), self.axes)
         if self.has_variable("lora", "a"):
-            a = self.get_variable("lora", "a").astype(self.dtype)
-            b = self.get_variable("lora", "b").astype(self.dtype)
+            a = self.whole(self.get_variable("lora", "a").astype(self.dtype), (self.axes[0], "lora"))
+            b = self.whole(self.get_variable("lora", "b").astype(self.dtype), ("lora", self.axes[1]))
             y = y + ((x @ a) @ b) * jnp.asarray(self.lora_scale, self.dtype)
         if self.use_bias:
             init = nn.with_logical_partitioning(nn.initializers.zeros, (self.axes[1],))
@@ -141,6 +147,7 @@ class Attention(nn.Module):
 
     spec: ModelSpec
     linear: Callable[..., nn.Module]
+    pin: Pin
 
     @nn.compact
     def __call__(self, x_BLD: Array, rope: Rope, attend: Attend, cache: Any) -> tuple[Array, Any]:
@@ -152,15 +159,16 @@ class Attention(nn.Module):
             for name, width in widths.items()
         }
         q, k, v = together(self, linears, x_BLD)
-        q = q.reshape(B, L, spec.num_heads, spec.head_dim)
-        k = k.reshape(B, L, spec.num_kv_heads, spec.head_dim)
-        v = v.reshape(B, L, spec.num_kv_heads, spec.head_dim)
+        q = self.pin(q.reshape(B, L, spec.num_heads, spec.head_dim), "heads")
+        k = self.pin(k.reshape(B, L, spec.num_kv_heads, spec.head_dim), "kv_heads")
+        v = self.pin(v.reshape(B, L, spec.num_kv_heads, spec.head_dim), "kv_heads")
         if spec.qk_norm:
             q = RMSNorm(spec.norm_eps, name="q_norm")(q)
             k = RMSNorm(spec.norm_eps, name="k_norm")(k)
         q, k = apply_rope(q, rope), apply_rope(k, rope)
         out_BLHE, cache = attend(q, k, v, cache)
-        return self.linear(D, ("heads", "embed"), name="o")(out_BLHE.astype(x_BLD.dtype).reshape(B, L, -1)), cache
+        attended = self.pin(out_BLHE.astype(x_BLD.dtype).reshape(B, L, -1), "attended")
+        return self.linear(D, ("heads", "embed"), name="o")(attended), cache
 
 
 def together(module: nn.Module, linears: dict[str, Linear], x: Array) -> list[Array]:
@@ -187,12 +195,13 @@ class MLP(nn.Module):
 
     spec: ModelSpec
     linear: Callable[..., nn.Module]
+    pin: Pin
 
     @nn.compact
     def __call__(self, x_BLD: Array) -> Array:
         linears = {name: self.linear(self.spec.mlp_width, ("embed", "mlp"), name=name) for name in ("gate", "up")}
         gate, up = together(self, linears, x_BLD)
-        return self.linear(x_BLD.shape[-1], ("mlp", "embed"), name="down")(nn.silu(gate) * up)
+        return self.linear(x_BLD.shape[-1], ("mlp", "embed"), name="down")(self.pin(nn.silu(gate) * up, "units"))
 
 
 class Layer(nn.Module):
@@ -200,15 +209,16 @@ class Layer(nn.Module):
 
     spec: ModelSpec
     linear: Callable[..., nn.Module]
+    pin: Pin
 
     @nn.compact
     def __call__(self, x_BLD: Array, rope: Rope, attend: Attend, cache: Any) -> tuple[Array, Any]:
-        attention = Attention(self.spec, self.linear, name="attention")
-        normed = RMSNorm(self.spec.norm_eps, name="attention_norm")(x_BLD)
+        attention = Attention(self.spec, self.linear, self.pin, name="attention")
+        normed = self.pin(RMSNorm(self.spec.norm_eps, name="attention_norm")(x_BLD), "hidden")
         attended, cache = attention(normed, rope, attend, cache)
         x_BLD = x_BLD + attended
-        normed = RMSNorm(self.spec.norm_eps, name="mlp_norm")(x_BLD)
-        return x_BLD + MLP(self.spec, self.linear, name="mlp")(normed), cache
+        normed = self.pin(RMSNorm(self.spec.norm_eps, name="mlp_norm")(x_BLD), "hidden")
+        return x_BLD + MLP(self.spec, self.linear, self.pin, name="mlp")(normed), cache
 
 
 # config.model.remat -> what of a layer is kept for the backward pass (the rest is computed again): everything; what leaves
@@ -229,7 +239,8 @@ class Decoder(nn.Module):
     dtype: of activations and products. implementation: of attention without a cache (attention.Causal).
     remat: one of REMAT. scan_layers: without caches, compile one layer and loop over the weights,
     which are stacked for the call: compiles in a fraction of the time and holds a second copy of the layers' weights meanwhile.
-    constrain(x, names): pins a value's layout on the mesh.
+    constrain(x, names): pins a value's layout on the mesh. flow: the names of activations. vocab_rows: of embedding and head,
+    the vocabulary or more (a padding that the mesh divides; its rows are zeros and no token's). None: the vocabulary.
     """
 
     spec: ModelSpec
@@ -239,19 +250,26 @@ class Decoder(nn.Module):
     scan_layers: bool = False
     lora_scale: float = 1.0
     constrain: Callable[[Array, tuple], Array] = lambda x, names: x
+    flow: sharding.Flow = sharding.LEARNING
+    vocab_rows: int | None = None
 
     def setup(self):
         init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
-        self.embedding = self.param("embedding", init, (self.spec.vocab_size, self.spec.width), jnp.float32)
+        rows = self.spec.vocab_size if self.vocab_rows is None else self.vocab_rows
+        self.embedding = self.param("embedding", init, (rows, self.spec.width), jnp.float32)
         if not self.spec.tied_head:
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
-            self.head = self.param("head", init, (self.spec.vocab_size, self.spec.width), jnp.float32)
+            self.head = self.param("head", init, (rows, self.spec.width), jnp.float32)
         layer = Layer if self.remat == "none" else nn.remat(Layer, policy=REMAT[self.remat])
-        self.layers = [layer(self.spec, self.linear()) for _ in range(self.spec.num_layers)]
+        self.layers = [layer(self.spec, self.linear(), self.pin()) for _ in range(self.spec.num_layers)]
         self.final_norm = RMSNorm(self.spec.norm_eps)
 
     def linear(self) -> Callable[..., nn.Module]:
-        return functools.partial(Linear, dtype=self.dtype, lora_scale=self.lora_scale)
+        whole = functools.partial(whole_width, self.constrain, self.flow)
+        return functools.partial(Linear, dtype=self.dtype, lora_scale=self.lora_scale, whole=whole)
+
+    def pin(self) -> Pin:
+        return functools.partial(pinned, self.constrain, self.flow)
 
     def __call__(
         self, tokens_BL: Array, positions_BL: Array, attend: Attend | None = None, caches: tuple | None = None
@@ -264,20 +282,23 @@ class Decoder(nn.Module):
         """
         attend = Causal(self.implementation) if attend is None else attend
         rope = rope_table(positions_BL, self.spec)
+        tokens_BL = self.constrain(tokens_BL, self.flow.found[0][:2])
         x_BLD = jnp.take(self.embedding, tokens_BL, axis=0, mode="clip").astype(self.dtype)
+        for names in self.flow.found:
+            x_BLD = self.constrain(x_BLD, names)
         if self.scan_layers and caches is None and not self.is_initializing():
             x_BLD, new_caches = self.scanned(x_BLD, rope, attend)
             return self.final_norm(x_BLD), new_caches
         new_caches = []
         for layer, cache in zip(self.layers, caches or (None,) * self.spec.num_layers, strict=True):
-            x_BLD = self.constrain(x_BLD, ("batch", None, None))
+            x_BLD = self.constrain(x_BLD, self.flow.hidden)
             x_BLD, new_cache = layer(x_BLD, rope, attend, cache)
             new_caches.append(new_cache)
         return self.final_norm(x_BLD), tuple(new_caches)
 
     def scanned(self, x_BLD: Array, rope: Rope, attend: Attend) -> tuple[Array, tuple]:
         """All layers as one loop over their stacked weights."""
-        layer = Layer(self.spec, self.linear(), parent=None)
+        layer = Layer(self.spec, self.linear(), self.pin(), parent=None)
         names = [f"layers_{i}" for i in range(self.spec.num_layers)]
         stacked = {
             kind: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(tree[name] for name in names))
@@ -285,18 +306,40 @@ class Decoder(nn.Module):
         }
 
         def body(x_BLD, variables):
-            return layer.apply(variables, self.constrain(x_BLD, ("batch", None, None)), rope, attend, None)
+            return layer.apply(variables, self.constrain(x_BLD, self.flow.hidden), rope, attend, None)
 
         body = body if self.remat == "none" else jax.checkpoint(body, policy=REMAT[self.remat])
         x_BLD, caches = jax.lax.scan(body, x_BLD, stacked)
         return x_BLD, tuple(jax.tree.map(operator.itemgetter(i), caches) for i in range(self.spec.num_layers))
 
     def logits(self, hidden: Array) -> Array:
-        """float32 logits [..., V] of hidden states [..., D]."""
-        weight_VD = self.embedding if self.spec.tied_head else self.head
-        return jnp.einsum(
+        """float32 logits [B, ..., V] of hidden states [B, ..., D]; V has the padding of vocab_rows, which nobody draws."""
+        weight_VD, flow = self.embedding if self.spec.tied_head else self.head, self.flow
+        hidden = self.constrain(hidden, (*flow.hidden[: hidden.ndim - 1], flow.hidden[-1]))
+        logits = jnp.einsum(
             "...D,VD->...V", hidden, weight_VD.astype(self.dtype), preferred_element_type=jnp.float32
         )
+        return self.constrain(unlikely(logits, self.spec.vocab_size), (*flow.heads[: hidden.ndim - 1], "vocab"))
+
+
+def pinned(constrain: Callable, flow: sharding.Flow, x: Array, kind: str) -> Array:
+    """x, laid out as the flow's names of this kind of activation say."""
+    return constrain(x, getattr(flow, kind))
+
+
+def whole_width(constrain: Callable, flow: sharding.Flow, weight: Array, names: tuple[str, str]) -> Array:
+    """A weight with its width gathered, where the flow says so.
+
+    Its gradient is then summed over the devices that have other tokens; left to itself, XLA gathers their tokens instead.
+    """
+    return constrain(weight, tuple(None if name == "embed" else name for name in names)) if flow.gathers else weight
+
+
+def unlikely(logits: Array, vocab_size: int) -> Array:
+    """Logits [..., V] that no softmax notices for what stands behind the vocabulary; finite, so that 0 times it is 0."""
+    if logits.shape[-1] == vocab_size:
+        return logits
+    return jnp.where(jnp.arange(logits.shape[-1]) < vocab_size, logits, -1e30)
 
 
 def abstract_params(model: Decoder) -> tuple[Any, Any]:

@@ -57,9 +57,9 @@ class Tree:
 EMPTY = Tree((), 0, 0)
 
 
-def whole_blocks(tokens: int) -> int:
-    """The next multiple of BLOCK."""
-    return max(1, -(-tokens // BLOCK)) * BLOCK
+def whole_blocks(tokens: int, parts: int = 1) -> int:
+    """The next multiple of BLOCK in each of `parts`."""
+    return max(1, -(-tokens // (parts * BLOCK))) * parts * BLOCK
 
 
 def doubled(size: int, smallest: int) -> int:

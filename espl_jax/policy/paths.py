@@ -30,7 +30,8 @@ class Paths:
     home: int32 [R, T], the place, of S * L, where what a token sees is read. owner: int32 [R, T], where the sum of the
     gradients of a token's key stands: in the places of all paths, then in P places of S groups by the first segment, then by
     the first two.
-    shared: P. causal: (q [B, L, H, E], k, v) -> [B, L, H, E], each row by itself.
+    shared: P. causal: (q [B, L, H, E], k, v) -> [B, L, H, E], each row by itself. split: runs a function of (q, k, v, ...) on
+    each device's rows and heads (sharding.spread_heads).
     """
 
     tokens: Array
@@ -39,16 +40,26 @@ class Paths:
     owner: Array
     shared: int = flax.struct.field(pytree_node=False)
     causal: Callable = flax.struct.field(pytree_node=False)
+    split: Callable = flax.struct.field(pytree_node=False)
 
     def __call__(self, q: Array, k: Array, v: Array, cache: Any) -> tuple[Array, None]:
-        def rows(x_RSL):
-            return x_RSL.reshape(-1, *x_RSL.shape[2:])
+        attend = functools.partial(path_attention, self.shared, self.causal)
+        return self.split(attend)(q, k, v, self.tokens, self.groups, self.home, self.owner), None
 
-        q_RSLHE = jax.vmap(to_paths_once)(q, self.tokens, self.home)
-        copied = jax.vmap(functools.partial(to_paths, self.shared))
-        k_RSLKE, v_RSLKE = (copied(x, self.tokens, self.groups, self.owner) for x in (k, v))
-        out = self.causal(rows(q_RSLHE), rows(k_RSLKE), rows(v_RSLKE)).reshape(q_RSLHE.shape)
-        return jax.vmap(from_paths)(out, self.tokens, self.home), None
+
+def path_attention(
+    shared: int, causal: Callable, q: Array, k: Array, v: Array, tokens: Array, groups: Array, home: Array, owner: Array
+) -> Array:
+    """What each token of the packed rows sees, [R, T, H, E]; arguments as the fields of Paths."""
+
+    def rows(x_RSL):
+        return x_RSL.reshape(-1, *x_RSL.shape[2:])
+
+    q_RSLHE = jax.vmap(to_paths_once)(q, tokens, home)
+    copied = jax.vmap(functools.partial(to_paths, shared))
+    k_RSLKE, v_RSLKE = (copied(x, tokens, groups, owner) for x in (k, v))
+    out = causal(rows(q_RSLHE), rows(k_RSLKE), rows(v_RSLKE)).reshape(q_RSLHE.shape)
+    return jax.vmap(from_paths)(out, tokens, home)
 
 
 def flat(x_SL: Array) -> Array:
@@ -112,7 +123,7 @@ from_paths.defvjp(lambda x, tokens, home: (from_paths(x, tokens, home), (tokens,
 # -- host ----------------------------------------------------------------------------------------------------------------
 
 
-def make_paths(trees: Sequence[packing.Tree], T: int, causal: Callable) -> Paths:
+def make_paths(trees: Sequence[packing.Tree], T: int, causal: Callable, split: Callable) -> Paths:
     """The Paths of one tree a packed row; S and L are powers of two (L of blocks), P whole blocks."""
     found = [tree_paths(tree) for tree in trees]
     S = packing.doubled(max(len(paths) for paths in found), 1)
@@ -120,7 +131,7 @@ def make_paths(trees: Sequence[packing.Tree], T: int, causal: Callable) -> Paths
     common = [max((end(path[-2]) for path in paths if len(path) > 1), default=1) for paths in found]
     P = min(L, packing.doubled(max(common), packing.BLOCK))
     tables = [path_tables(paths, T, S, L, P) for paths in found]
-    return Paths(*(np.stack(table) for table in zip(*tables)), shared=P, causal=causal)
+    return Paths(*(np.stack(table) for table in zip(*tables)), shared=P, causal=causal, split=split)
 
 
 def end(segment: packing.Segment) -> int:

@@ -8,6 +8,7 @@ evaluation and reflection: `variables` is an argument.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -115,15 +116,16 @@ class Sampler:
 
     model: the Decoder. stop_ids: tokens that end a completion. seed: of the run. max_length: positions a sequence may have.
     decoding: config.sampling, of which it reads batch_size (slots at the most), prefill_tokens (tokens of one prefill call),
-    prefill_chunk (tokens of one row in it), share_prefixes, merge_weights and cache_dtype.
+    prefill_chunk (tokens of one row in it), share_prefixes, weights_layout, merge_weights and cache_dtype.
     """
 
     def __init__(self, model: Decoder, mesh: Mesh, stop_ids: Sequence[int], seed: int, decoding: Any, max_length: int):
-        self.model, self.mesh, self.max_length, self.decoding = model, mesh, max_length, decoding
+        self.model = model.clone(flow=sharding.SAMPLING[decoding.weights_layout])
+        self.mesh, self.max_length, self.decoding = mesh, max_length, decoding
         self.stop_ids = tuple(sorted(stop_ids))
         self.seed = self.put(np.uint32(seed))
         self._prefill = jax.jit(self.prefill, donate_argnums=1)
-        self._decode = jax.jit(self.decode, donate_argnums=1)
+        self._decode = jax.jit(self.decode, donate_argnums=1, out_shardings=(None, sharding.replicated(mesh)))
         self._empty = jax.jit(self.empty_slots, static_argnums=0)
         self._merge = jax.jit(lambda variables: merge_weights(variables, model))
         self._merged: list[tuple[Any, Any]] = []  # (variables, what they were merged to), newest last
@@ -185,8 +187,8 @@ class Sampler:
         Slots: see slots_for. Lengths: 256, 512, 1024, ..., beginning at four times that with a quarter of the slots, and as
         long as a sequence may be at the most. Shared tails: as many samples as the largest group, up to 16.
         """
-        chunk = self.decoding.prefill_chunk
-        slots = sharding.batch_rows(slots_for(len(requests), self.decoding.batch_size), self.mesh)
+        chunk, filled = self.decoding.prefill_chunk, functools.partial(sharding.rounded, name="slots", mesh=self.mesh)
+        slots = filled(slots_for(len(requests), self.decoding.batch_size))
         longest = max(len(r.tokens) + limit for r, limit in zip(requests, limits))
         begin = min(SHORTEST * max(1, self.decoding.batch_size // slots), doubled(self.max_length, SHORTEST))
         length = doubled(longest, max(begin, chunk))
@@ -201,15 +203,15 @@ class Sampler:
             shared_length=min(length, doubled(max(1, shared), max(SHORTEST, chunk))),
             chunk=chunk,
             heads=heads if share else 0,
-            head_members=min(slots, sharding.batch_rows(max(16, math.ceil(SPARE * slots / heads)), self.mesh)) if share else 0,
-            tails=sharding.batch_rows(math.ceil(SPARE * slots / samples), self.mesh) if grouped else 0,
+            head_members=min(slots, filled(max(16, math.ceil(SPARE * slots / heads)))) if share else 0,
+            tails=filled(math.ceil(SPARE * slots / samples)) if grouped else 0,
             tail_members=samples if grouped else 0,
         )
 
     def merged(self, variables: Any) -> Any:
         """The weights as they decode fastest, made once for as long as they are in use (config.sampling.merge_weights)."""
         if not self.decoding.merge_weights:
-            return variables
+            return self.laid_out(variables)
         for known, weights in self._merged:
             if all(a is b for a, b in zip(jax.tree.leaves(known), jax.tree.leaves(variables), strict=True)):
                 return weights
@@ -221,6 +223,11 @@ class Sampler:
         weights = weights | {"params": params | weights["params"]}  # the rest is not copied
         self._merged.append((variables, weights))
         return weights
+
+    def laid_out(self, variables: Any) -> Any:
+        """The weights as config.sampling.weights_layout says, for this call."""
+        stay = self.decoding.weights_layout == "same" or sharding.ways("embed", self.mesh) == 1
+        return variables if stay else sharding.gather(variables)
 
     def prefill_some(self, weights: Any, slots: Slots, schedule: Schedule, eager: bool) -> Slots:
         """One prefill call, so that nobody who decodes waits long; when nobody decodes, until somebody can."""
@@ -279,7 +286,7 @@ class Sampler:
 
     def put(self, tree: Any) -> Any:
         """Small host arrays, replicated."""
-        return jax.device_put(tree, sharding.replicated(self.mesh))
+        return sharding.put(tree, sharding.replicated(self.mesh))
 
     def collect(self, active: dict[int, Active], drawn: Drawn) -> tuple[list[int], list[int]]:
         """Appends what was drawn to each active slot; which have ended, and which of these the device goes on with."""

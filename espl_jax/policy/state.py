@@ -111,14 +111,12 @@ def needs_reference(config: Any) -> bool:
     return edits or (config.method in ("espl", "rl") and config.rl.kl_coef > 0)
 
 
-def make_policy(config: Any, directory: Path, spec: ModelSpec, tokenizer: Tokenizer) -> tuple[Policy, PolicyState]:
-    """Loads the weights onto the mesh and makes the state that training starts from.
-
-    With rl.lora_rank > 0 the base is held once in model.weight_dtype; else all weights are trained in float32.
-    """
-    mesh = sharding.make_mesh(**config.mesh)
-    rl = config.rl
-    model = Decoder(
+def make_model(config: Any, spec: ModelSpec, mesh: Mesh) -> Decoder:
+    """The Decoder as the learner uses it; refuses a mesh that would not split its weights."""
+    rl, projected = config.rl, spec.num_heads * spec.head_dim
+    sizes = {"embed": ("width", spec.width), "heads": ("query heads times head width", projected)}
+    sharding.check_weights(sizes | {"mlp": ("feed-forward width", spec.mlp_width)}, mesh)
+    return Decoder(
         spec=spec,
         dtype=jnp.dtype(config.model.dtype),
         implementation=ATTENTION[config.model.attention],
@@ -126,7 +124,17 @@ def make_policy(config: Any, directory: Path, spec: ModelSpec, tokenizer: Tokeni
         scan_layers=config.model.scan_layers,
         lora_scale=rl.lora_alpha / rl.lora_rank if rl.lora_rank else 1.0,
         constrain=lambda x, names: sharding.constrain(x, names, mesh),
+        vocab_rows=sharding.rounded(spec.vocab_size, "vocab", mesh),
     )
+
+
+def make_policy(config: Any, directory: Path, spec: ModelSpec, tokenizer: Tokenizer) -> tuple[Policy, PolicyState]:
+    """Loads the weights onto the mesh and makes the state that training starts from.
+
+    With rl.lora_rank > 0 the base is held once in model.weight_dtype; else all weights are trained in float32.
+    """
+    mesh = sharding.make_mesh(**config.mesh)
+    rl, model = config.rl, make_model(config, spec, mesh)
     shapes, names = abstract_params(model)
     load = _loader(directory, shapes, sharding.tree_shardings(names, shapes, mesh))
     optimizer = make_optimizer(rl, config.num_steps)
@@ -168,18 +176,22 @@ def _put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
 
 
 def init_state(policy: Policy, trainable: Any) -> PolicyState:
-    """Optimizer state laid out like the weights it belongs to; its scalars are replicated."""
+    """The state that training starts from."""
+    opt_state = jax.jit(policy.optimizer.init, out_shardings=optimizer_shardings(policy, trainable))(trainable)
+    updates = sharding.put(np.zeros((), np.int32), sharding.replicated(policy.mesh))
+    return PolicyState(trainable=trainable, opt_state=opt_state, updates=updates)
+
+
+def optimizer_shardings(policy: Policy, trainable: Any) -> Any:
+    """Optimizer state is laid out like the weights it belongs to; its scalars are replicated."""
     everywhere = sharding.replicated(policy.mesh)
-    shardings = optax.tree.map_params(
+    return optax.tree.map_params(
         policy.optimizer,
         lambda _, weight: weight.sharding,
         jax.eval_shape(policy.optimizer.init, trainable),
         trainable,
         transform_non_params=lambda _: everywhere,
     )
-    opt_state = jax.jit(policy.optimizer.init, out_shardings=shardings)(trainable)
-    updates = jax.device_put(np.zeros((), np.int32), everywhere)
-    return PolicyState(trainable=trainable, opt_state=opt_state, updates=updates)
 
 
 def full_weights(policy: Policy, state: PolicyState) -> Any:

@@ -25,8 +25,6 @@ QUERIES = BLOCK  # of a block
 KEYS = 64  # of a block; a smaller one skips more, a larger one multiplies faster
 TOGETHER = 4  # blocks of keys that are met at one time
 HIDDEN = -1e30  # the score of a key that is not seen
-ROWS, HEADS, KV = ("batch", None), ("batch", None, "heads", None), ("batch", None, "kv_heads", None)
-NAMES = (HEADS, KV, KV, ROWS, (*ROWS, None), ROWS)  # dimensions of what tree_attention is given; it gives HEADS
 
 
 @flax.struct.dataclass
@@ -36,7 +34,7 @@ class Tree:
     ends: int32 [R, T], behind the last token of the subtree of a token's segment; 0: padding, seen by nobody.
     lists: int32 [R, T / QUERIES, T / KEYS or more], for each block of queries the blocks of keys that it meets, then T / KEYS.
     counts: int32 [R, T / QUERIES], how often TOGETHER of them. split: runs a function of (q, k, v, ...) on each device's rows
-    and heads (sharding.each_device).
+    and heads (sharding.spread_heads).
     """
 
     ends: Array

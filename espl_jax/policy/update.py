@@ -6,6 +6,7 @@ one batch up to rounding. Nothing here waits for the device: an update gives bac
 function that waits for their metrics.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -27,13 +28,23 @@ Learned = Callable[[], dict[str, float]]
 Updater = Callable[[PolicyState, Rollouts, np.ndarray, np.ndarray, np.random.Generator], tuple[PolicyState, Learned]]
 
 
-def make_updater(policy: Policy, state: PolicyState, config: Any) -> Updater:
-    """Builds the update of this run for states laid out like `state`; each shape compiles once, at its first call."""
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """The jitted programs of an update; fixed = (trainable, frozen, reference).
+
+    gradient(*fixed, batch) -> (grads, TokenStats); accumulate(grads, *fixed, batch) -> the same; apply(state, grads) ->
+    (state, norm of the gradient); zeros(trainable) -> grads.
+    """
+
+    gradient: Callable
+    accumulate: Callable
+    apply: Callable
+    zeros: Callable
+
+
+def make_programs(policy: Policy, state: PolicyState, config: Any) -> Programs:
+    """For states laid out like `state` (arrays, or ShapeDtypeStructs with shardings)."""
     rl, mesh = config.rl, policy.mesh
-    devices = sharding.batch_rows(1, mesh)
-    budget = -(-rl.micro_batch_tokens // devices)
-    reference = policy.plain_reference if rl.kl_coef > 0 else None
-    layout_of = make_layout(config.model.attention, config.model.dtype, mesh)
 
     def gradient(trainable, frozen, reference, batch):
         def loss(trainable):
@@ -51,27 +62,38 @@ def make_updater(policy: Policy, state: PolicyState, config: Any) -> Updater:
         trainable = optax.apply_updates(state.trainable, updates)
         return PolicyState(trainable, opt_state, state.updates + 1), optax.global_norm(grads)
 
-    layout = jax.tree.map(lambda x: x.sharding, state)
-    everywhere = sharding.replicated(mesh)
-    gradient_only = jax.jit(gradient, out_shardings=(layout.trainable, None))
-    accumulate = jax.jit(accumulate, donate_argnums=0, out_shardings=(layout.trainable, None))
-    apply = jax.jit(apply, donate_argnums=0, out_shardings=(layout, everywhere))
-    zeros = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), out_shardings=layout.trainable)
+    layout, everywhere = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
+    return Programs(
+        gradient=jax.jit(gradient, out_shardings=(layout.trainable, everywhere)),
+        accumulate=jax.jit(accumulate, donate_argnums=0, out_shardings=(layout.trainable, everywhere)),
+        apply=jax.jit(apply, donate_argnums=0, out_shardings=(layout, everywhere)),
+        zeros=jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), out_shardings=layout.trainable),
+    )
+
+
+def make_updater(policy: Policy, state: PolicyState, config: Any) -> Updater:
+    """Builds the update of this run for states laid out like `state`; each shape compiles once, at its first call."""
+    rl, mesh = config.rl, policy.mesh
+    devices = sharding.batch_rows(1, mesh)
+    budget = -(-rl.micro_batch_tokens // devices)
+    reference = policy.plain_reference if rl.kl_coef > 0 else None
+    layout_of = make_layout(config.model.attention, config.model.dtype, mesh)
+    programs = make_programs(policy, state, config)
 
     def put(array):
         names = ("batch",) + (None,) * (array.ndim - 1)
-        return jax.device_put(array, sharding.named_sharding(names, array.shape, mesh))
+        return sharding.put(array, sharding.named_sharding(names, array.shape, mesh))
 
     def minibatch(state, rows):
         weights = batching.token_weights(rows, rl.aggregation, config.sampling.max_new_tokens)
-        batches = batching.micro_batches(rows, weights, devices, budget, rl.ratio, layout_of)
+        batches = batching.micro_batches(rows, weights, devices, budget, rl.ratio, layout_of, mesh.shape["sequence"])
         fixed, collected = (state.trainable, policy.frozen, reference), []
-        grads = zeros(state.trainable) if len(batches) > 1 else None
+        grads = programs.zeros(state.trainable) if len(batches) > 1 else None
         for host in batches:
             batch = jax.tree.map(put, host)
-            grads, stats = gradient_only(*fixed, batch) if grads is None else accumulate(grads, *fixed, batch)
+            grads, stats = programs.gradient(*fixed, batch) if grads is None else programs.accumulate(grads, *fixed, batch)
             collected.append((host.weight > 0, stats))
-        state, norm = apply(state, grads)
+        state, norm = programs.apply(state, grads)
         return state, norm, collected
 
     def update(state, rollouts, advantages_PQG, keep_PQ, rng):

@@ -39,6 +39,7 @@ TOP_NAMES = {
     "head": "lm_head.weight",
     "final_norm/scale": "model.norm.weight",
 }
+TABLES = ("embedding", "head")  # rows: the vocabulary
 MODULE_NAMES = {
     "attention/q": "self_attn.q_proj",
     "attention/k": "self_attn.k_proj",
@@ -94,12 +95,12 @@ def hf_name(path: str) -> tuple[str, bool]:
 def load(directory: Path, shapes: Any, shardings: Any, dtype: Any) -> Any:
     """The weights in `directory` as a pytree of jax arrays.
 
-    shapes: tree of ShapeDtypeStruct (model.abstract_params; only the shapes count). shardings: the same tree of
-    NamedSharding. dtype: of every array made. Raises what `check` raises, and ValueError for a tied model whose file
-    holds a different head.
+    shapes: tree of ShapeDtypeStruct (model.abstract_params; only the shapes count); embedding and head may have more rows
+    than the file, which become zeros (Decoder.vocab_rows). shardings: the same tree of NamedSharding. dtype: of every array
+    made. Raises what `check` raises, and ValueError for a tied model whose file holds a different head.
     """
     with _open(Path(directory)) as files:
-        _check(files, shapes, directory)
+        _check(files, shapes, directory, padded=True)
         _check_tied_head(files, shapes, directory)
 
         def read(path, shape, sharding):
@@ -116,20 +117,20 @@ def check(directory: Path, shapes: Any) -> None:
     a tensor that is missing, unexpected, of another shape or not of floating point.
     """
     with _open(Path(directory)) as files:
-        _check(files, shapes, directory)
+        _check(files, shapes, directory, padded=False)
 
 
 def save(directory: Path, spec: ModelSpec, params: Any, tokenizer_directory: Path, dtype: Any) -> None:
     """Writes a model directory that `load` and transformers read; it replaces one of that name when it is whole.
 
-    params: tree of arrays (no adapter: merge it first). tokenizer_directory: where tokenizer, chat template, generation
-    config and token ids are copied from. dtype: of the file's tensors. With several hosts all must call; the first
-    writes.
+    params: tree of arrays (no adapter: merge it first; padding of the vocabulary is left out). tokenizer_directory: where
+    tokenizer, chat template, generation config and token ids are copied from. dtype: of the file's tensors. With several
+    hosts all must call; the first writes.
     """
     directory = Path(directory)
     leaves = [(_path(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
-    files = _plan({path: leaf.size * np.dtype(dtype).itemsize for path, leaf in leaves})
-    leaves = dict(leaves)
+    sizes = {path: int(np.prod(_stored(path, leaf, spec))) * np.dtype(dtype).itemsize for path, leaf in leaves}
+    files, leaves = _plan(sizes), dict(leaves)
     with contextlib.ExitStack() as stack:
         making = None
         if jax.process_index() == 0:
@@ -137,12 +138,12 @@ def save(directory: Path, spec: ModelSpec, params: Any, tokenizer_directory: Pat
             making = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".saving-", dir=directory.parent)))
             _save_config(making / "new", spec, Path(tokenizer_directory), dtype)
         for file, paths in files.items():
-            tensors = dict(_for_file(path, leaves[path], dtype) for path in paths)
+            tensors = dict(_for_file(path, leaves[path], spec, dtype) for path in paths)
             if making is not None:
                 save_file(tensors, making / "new" / file, metadata={"format": "pt"})
                 shutil.copymode(making / "new" / "config.json", making / "new" / file)
         if making is not None:
-            _save_index(making / "new", files, sum(leaf.size for leaf in leaves.values()) * np.dtype(dtype).itemsize)
+            _save_index(making / "new", files, sum(sizes.values()))
             if directory.exists():
                 directory.rename(making / "old")
             (making / "new").rename(directory)
@@ -188,8 +189,8 @@ def _weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
-def _check(files: dict[str, Any], shapes: Any, directory: Path) -> None:
-    expected = {}
+def _check(files: dict[str, Any], shapes: Any, directory: Path, padded: bool) -> None:
+    expected, tables = {}, {TOP_NAMES[name] for name in TABLES} if padded else set()
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         name, transposed = hf_name(_path(path))
         expected[name] = leaf.shape[::-1] if transposed else leaf.shape
@@ -205,6 +206,8 @@ def _check(files: dict[str, Any], shapes: Any, directory: Path) -> None:
         )
     for name, shape in expected.items():
         entry = files[name].get_slice(name)
+        if name in tables:
+            shape = (min(shape[0], entry.get_shape()[0]), *shape[1:])
         if tuple(entry.get_shape()) != tuple(shape):
             raise ValueError(
                 f"{directory}: {name} has shape {tuple(entry.get_shape())}, but its config.json means {tuple(shape)}"
@@ -237,10 +240,20 @@ def _read(entry: Any, transposed: bool, shape: tuple, sharding: Any, dtype: Any)
     """One tensor onto its devices; a slice that several devices hold is read once."""
     slices: dict[str, np.ndarray] = {}
 
+    def stored(index: tuple[slice, ...]) -> np.ndarray:
+        """A part of the array; zeros behind the file's rows."""
+        (start, stop, _), rows = index[0].indices(shape[0]), entry.get_shape()[0]
+        if stop <= rows:
+            return entry[index]
+        part = np.zeros([len(range(*where.indices(size))) for where, size in zip(index, shape)], dtype)
+        if start < rows:
+            part[: rows - start] = entry[(slice(start, rows), *index[1:])]
+        return part
+
     def device_slice(index: tuple[slice, ...]) -> np.ndarray:
         key = str(index)
         if key not in slices:
-            part = entry[index[::-1]].T if transposed else entry[index]
+            part = entry[index[::-1]].T if transposed else stored(index)
             slices[key] = np.array(part, dtype, order="C")
         return slices[key]
 
@@ -261,11 +274,16 @@ def _plan(sizes: dict[str, int]) -> dict[str, list[str]]:
     return {f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups)}
 
 
-def _for_file(path: str, leaf: Any, dtype: Any) -> tuple[str, np.ndarray]:
+def _stored(path: str, leaf: Any, spec: ModelSpec) -> tuple[int, ...]:
+    """The shape of a weight without padding."""
+    return (min(leaf.shape[0], spec.vocab_size), *leaf.shape[1:]) if path in TABLES else leaf.shape
+
+
+def _for_file(path: str, leaf: Any, spec: ModelSpec, dtype: Any) -> tuple[str, np.ndarray]:
     name, transposed = hf_name(path)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    host = np.asarray(leaf)
+    host = np.asarray(leaf)[: _stored(path, leaf, spec)[0]]
     return name, np.ascontiguousarray(host.T if transposed else host).astype(dtype, copy=False)
 
 

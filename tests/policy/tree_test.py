@@ -55,7 +55,7 @@ def causal(q, k, v):
 
 LAYOUTS = {
     "tree": tree_layout(sharding.make_mesh(1, 1, 1, jax.devices()[:1])),
-    "paths": functools.partial(make_paths, causal=causal),
+    "paths": functools.partial(make_paths, causal=causal, split=lambda attend: attend),
 }
 
 

@@ -167,6 +167,22 @@ def test_a_save_that_fails_leaves_the_old_directory(tmp_path, tiny_qwen3, monkey
     weights.check(tmp_path / "out", abstract_params(model)[0])
 
 
+def test_rows_that_pad_the_vocabulary_are_zeros_drawn_by_nobody_and_not_written(tmp_path):
+    spec, tokens = read_spec(GOLDENS / "qwen3"), np.arange(12, dtype=np.int32).reshape(2, 6)
+    model, mesh = Decoder(spec, vocab_rows=spec.vocab_size + 3), sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+    shapes, names = abstract_params(model)
+    params = weights.load(GOLDENS / "qwen3", shapes, sharding.tree_shardings(names, shapes, mesh), np.float32)
+    assert params["embedding"].shape[0] == params["head"].shape[0] == spec.vocab_size + 3
+    assert not np.asarray(params["embedding"])[spec.vocab_size :].any()
+    _, plain = loaded(GOLDENS / "qwen3")
+    (ours, _), (expected, _) = (logits(m, p, tokens) for m, p in ((model, params), (Decoder(spec), plain)))
+    np.testing.assert_allclose(ours[..., : spec.vocab_size], expected, atol=1e-6)
+    assert not jax.nn.softmax(ours)[..., spec.vocab_size :].any()
+    weights.save(tmp_path / "saved", spec, params, GOLDENS / "qwen3", np.float32)
+    _, again = loaded(tmp_path / "saved")
+    jax.tree.map(np.testing.assert_array_equal, again, plain)
+
+
 SHARDED = """
 import sys
 import jax, numpy as np
