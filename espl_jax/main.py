@@ -1,11 +1,19 @@
-"""Command line: python -m espl_jax.main --config=experiments/NAME.py --workdir=DIR [--config.field=value ...]."""
+"""Command line: python -m espl_jax.main --config=experiments/NAME.py --workdir=DIR [--config.field=value ...].
+
+Exit codes: 0 finished; 75 start the same command again (docs/hosts.md); 1 an error that a restart does not mend.
+"""
 
 import sys
+import traceback
 
+import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
+from jax.errors import JaxRuntimeError
+from ml_collections import ConfigDict, config_flags
 
+from espl_jax import config as configs
 from espl_jax import train
+from espl_jax.hosts import endings, members, runtime
 from espl_jax.records.checkpoint import CheckpointError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment file; its fields are flags too.", lock_config=True)
@@ -18,11 +26,40 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unknown argument {argv[1]!r}; fields are set as --config.field=value")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
+    start(_CONFIG.value, _WORKDIR.value)
+
+
+def start(config: ConfigDict, workdir: str) -> None:
+    """One process of a run, from its flags to its exit code."""
     try:
-        train.run(_CONFIG.value, _WORKDIR.value)
-    except (ValueError, OSError, CheckpointError) as error:
-        logging.debug("where it came from", exc_info=True)
-        sys.exit(f"error: {error}")
+        configs.check(config)
+        runtime.prepare(config.runtime)
+        endings.listen(config.records.grace)
+        members.join(config.hosts)
+        train.run(config, workdir)
+    except endings.ToldToEnd as told:
+        _end(str(told), endings.RESTART, endings.RESTART)
+    except (ValueError, OSError, CheckpointError, members.Divergence) as error:
+        _end(str(error), 1, endings.RESTART if _may_be_a_death(error) else 1)
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        death = _may_be_a_death(error)
+        if not death:
+            traceback.print_exc()
+        what = next(iter(str(error).splitlines()), type(error).__name__)
+        _end(f"process {jax.process_index()}: {what}", 1, endings.RESTART if death else 1)
+
+
+def _may_be_a_death(error: Exception) -> bool:
+    """Whether an error can come of another process's end: a collective or a barrier that it is missing from."""
+    return isinstance(error, (CheckpointError, JaxRuntimeError)) or "gloo" in str(error).lower()
+
+
+def _end(message: str, code: int, aborted: int) -> None:
+    logging.debug("where it came from", exc_info=True)
+    sys.stderr.write(f"error: {message}\n")
+    endings.leave(code, aborted)
 
 
 def cli() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from espl_jax.evolution.render import layout_messages, parse_genome
+from espl_jax.hosts import members
 from espl_jax.policy.chat import Tokenizer
 from espl_jax.policy.state import Policy
 from espl_jax.structs import (
@@ -96,7 +98,8 @@ def sample(policy: Policy, variables: Any, plans: Sequence[Plan], grader: Grader
     """The graded completions of each plan, all drawn in one call of the sampler, so that no plan waits for another's last.
 
     variables: whose completions (policy.variables(...)). A reply is given to the grader when it ends, while others are still
-    drawn; what grading raises is raised here.
+    drawn; what grading raises is raised here. Of several processes each grades a share, and all have the same grades: an answer
+    may take too long in one and not in another.
     """
     requests = [request for plan in plans for request in plan.requests]
     asked = [problem for plan in plans for problem in plan.asked]
@@ -104,11 +107,18 @@ def sample(policy: Policy, variables: Any, plans: Sequence[Plan], grader: Grader
 
     def on_done(i: int, completion: Completion) -> None:
         texts[i] = policy.tokenizer.decode(visible(policy, completion))
-        grades[i] = once.submit(asked[i], texts[i])
+        if members.mine(i):
+            grades[i] = once.submit(asked[i], texts[i])
 
     completions = policy.sampler(variables, requests, on_done)
-    graded = ((completion, texts[i], grades[i].result()) for i, completion in enumerate(completions))
+    grades = {i: grade for share in members.gather(settled(grades)) for i, grade in share.items()}
+    graded = ((completion, texts[i], grades[i]) for i, completion in enumerate(completions))
     return [to_rollouts(plan, list(itertools.islice(graded, len(plan.requests)))) for plan in plans]
+
+
+def settled(grades: dict[int, Future[Grade]]) -> dict[int, Grade]:
+    """The grades, once all are there."""
+    return {i: future.result() for i, future in grades.items()}
 
 
 def to_rollouts(plan: Plan, graded: Sequence[tuple[Completion, str, Grade]]) -> Rollouts:

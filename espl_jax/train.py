@@ -65,6 +65,7 @@ def run(config: ConfigDict, workdir: str | Path) -> RunState:
             if logbook.fresh:
                 logbook.commit(before_training(run, state))
             while state.step < config.num_steps:
+                state = logbook.take_in(state)
                 step = iterate(run, state)
                 logbook.commit(step)
                 state = step.state

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from espl_jax import tasks, train
+from espl_jax import main, tasks, train
 from espl_jax.structs import Grade, RunState, Task
 from espl_jax.tasks import toy
 from espl_jax.tasks.grading import Inline
@@ -47,11 +47,18 @@ def tiny_config(model: Path, **changes) -> ConfigDict:
 
 
 def run(model: Path, workdir: Path, **changes) -> RunState:
-    """Runs, or goes on with, a tiny run; also what the command line does."""
+    """Runs, or goes on with, a tiny run."""
     tasks.TASKS["parity"] = parity_task
     return train.run(tiny_config(model, **changes), workdir)
 
 
+def command(arguments: list[str]) -> None:
+    """What the command line does: MODEL WORKDIR [field=json ...]."""
+    fields = (argument.partition("=") for argument in arguments[2:])
+    changes = {name: json.loads(value) for name, _, value in fields}
+    tasks.TASKS["parity"] = parity_task
+    main.start(tiny_config(Path(arguments[0]), **changes), arguments[1])
+
+
 if __name__ == "__main__":
-    fields = (argument.partition("=") for argument in sys.argv[3:])
-    run(Path(sys.argv[1]), Path(sys.argv[2]), **{name: json.loads(value) for name, _, value in fields})
+    command(sys.argv[1:])

@@ -10,11 +10,16 @@ from espl_jax.records import artifacts, json_files, metrics
 
 # Fields that a resumed run may change. Everything else decides what is sampled, learned, graded or measured.
 # First, what no result depends on: where and how often is recorded, when to warn, how many processes grade.
-OPERATIONAL = ("records.*", "rl.gap_warning", "task.grading_workers")
+OPERATIONAL = (
+    "records.*", "rl.gap_warning", "task.grading_workers", "hosts.coordinator", "hosts.process_id", "hosts.*_seconds",
+    "runtime.gpu_*",
+)
 # Second, how the same mathematics is laid out on devices and cut into pieces, so that a run can move to other hardware:
 # sampled tokens do not depend on the batch around them and gradients are sums, up to the order of float additions.
 LAYOUT = (
     "mesh.*",
+    "hosts.num_processes",
+    "runtime.*",
     "model.attention",
     "model.remat",
     "model.scan_layers",
