@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sourced by quickstart.sh and test.sh: makes .venv if there is none, installs espl_jax into it and fetches the embedded model.
+# Sourced by quickstart.sh, test.sh and worker.sh: makes .venv if need be, installs espl_jax there, fetches the embedded model.
 #
 # PYTHON chooses the interpreter (3.11 or later; the default is the first of python3.13, 3.12, 3.11 and python3 that will do).
 # After set_up_environment, REST holds the arguments that are not its own.
@@ -36,5 +36,18 @@ set_up_environment() {
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
     echo "$stamp" >>.venv/espl_jax.stamp
   fi
+  if [ -z "${JAX_PLATFORMS+x}" ] && ! has_accelerator "$extras"; then
+    export JAX_PLATFORMS=cpu  # the tests' extra brings the TPU compiler along, and JAX would look for a TPU at every start
+  fi
   .venv/bin/python launch/fetch_model.py
+}
+
+# Whether an accelerator is asked for, or can be seen.
+has_accelerator() {
+  local pattern
+  case ",$1," in *,cuda,* | *,tpu,*) return 0 ;; esac
+  for pattern in '/dev/accel*' '/dev/vfio/[0-9]*' '.venv/lib/python3*/site-packages/jax_cuda*_plugin'; do
+    compgen -G "$pattern" >/dev/null && return 0
+  done
+  return 1
 }
