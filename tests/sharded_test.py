@@ -262,19 +262,20 @@ def test_the_optimizer_lies_where_its_weights_lie_before_and_after_an_update(pai
     [
         ("1,1,1,1", (32, 64), (72, 32), (297, 32)),
         ("8,1,1,1", (32, 64), (72, 32), (297, 32)),
-        ("2,2,2,1", (16, 32), (36, 16), (149, 16)),  # the vocabulary is padded
+        ("2,2,2,1", (16, 32), (36, 16), (149, 16)),  # the vocabulary is padded, by as little as can be when it is trained
         ("1,2,2,2", (8, 32), (36, 8), (149, 8)),
     ],
 )
 def test_weights_are_split_over_fsdp_sequence_and_tensor(outcomes, mesh, up, o, head):
     for kind in KINDS:
         pieces = [outcomes[mesh][f"{kind}/piece/{name}"].tolist() for name in ("up", "o", "head")]
-        assert pieces == [list(up), list(o), list(head)]
+        rows = 256 if kind == "lora" and head[0] < 297 else head[0]  # else to whole blocks of 128
+        assert pieces == [list(up), list(o), [rows, head[1]]]
 
 
 def test_no_weight_is_gathered_for_each_token(pair):
     """A kernel whose width is whole has 32 by one of these, split by tensor or not; activations have 8 slots or fewer."""
-    sizes = {whole // parts for whole in (72, 24, 64, 298) for parts in (1, 2)}
+    sizes = {whole // parts for whole in (72, 24, 64, 298, 512) for parts in (1, 2)}
     kernels = {f"{a},{b}" for n in sizes for a, b in ((32, n), (n, 32))}
     assert not kernels & set(pair[0]["lora/decode/gathered"].tolist())
 

@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 from ml_collections import ConfigDict
 
@@ -48,8 +49,8 @@ def tiny_config(model: Path, **changes) -> ConfigDict:
 
 def run(model: Path, workdir: Path, **changes) -> RunState:
     """Runs, or goes on with, a tiny run."""
-    tasks.TASKS["parity"] = parity_task
-    return train.run(tiny_config(model, **changes), workdir)
+    with mock.patch.dict(tasks.TASKS, parity=parity_task):
+        return train.run(tiny_config(model, **changes), workdir)
 
 
 def command(arguments: list[str]) -> None:

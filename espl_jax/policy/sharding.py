@@ -177,9 +177,10 @@ def ways(name: str, mesh: Mesh) -> int:
     return int(np.prod([mesh.shape[axis] for axis in RULES[name]]))
 
 
-def rounded(size: int, name: str, mesh: Mesh) -> int:
-    """A size of a dimension of this name, rounded up to what its mesh axes divide."""
-    return -(-size // ways(name, mesh)) * ways(name, mesh)
+def rounded(size: int, name: str, mesh: Mesh, unit: int = 1) -> int:
+    """A size of a dimension of this name, rounded up to what its mesh axes divide; if they do, into multiples of `unit`."""
+    whole = ways(name, mesh) * (unit if ways(name, mesh) > 1 else 1)
+    return -(-size // whole) * whole
 
 
 def batch_rows(rows: int, mesh: Mesh) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from espl_jax.policy import lora, sharding, weights
+from espl_jax.policy import drawing, lora, sharding, weights
 from espl_jax.policy.chat import Tokenizer
 from espl_jax.policy.hf_config import read_spec
 from espl_jax.policy.model import Decoder, ModelSpec, abstract_params
@@ -124,8 +124,16 @@ def make_model(config: Any, spec: ModelSpec, mesh: Mesh) -> Decoder:
         scan_layers=config.model.scan_layers,
         lora_scale=rl.lora_alpha / rl.lora_rank if rl.lora_rank else 1.0,
         constrain=lambda x, names: sharding.constrain(x, names, mesh),
-        vocab_rows=sharding.rounded(spec.vocab_size, "vocab", mesh),
+        vocab_rows=vocab_rows(rl, spec, mesh),
     )
+
+
+def vocab_rows(rl: Any, spec: ModelSpec, mesh: Mesh) -> int:
+    """Rows of embedding and head. Each device has whole blocks of what tokens are drawn from: nothing of them is sent then.
+
+    Trained tables have as little padding as can be, since they are checkpointed with it.
+    """
+    return sharding.rounded(spec.vocab_size, "vocab", mesh, unit=drawing.BLOCK if rl.lora_rank else 1)
 
 
 def make_policy(config: Any, directory: Path, spec: ModelSpec, tokenizer: Tokenizer) -> tuple[Policy, PolicyState]:

@@ -71,6 +71,12 @@ def test_batch_rows_are_rounded_up_to_what_the_devices_share(rows, expected):
     assert sharding.batch_rows(rows, MESH) == expected
 
 
+def test_units_count_where_an_axis_splits():
+    assert sharding.rounded(300, "vocab", MESH) == 300
+    assert sharding.rounded(300, "vocab", MESH, unit=128) == 512  # a block on each of 4 devices
+    assert sharding.rounded(300, "head_dim", MESH, unit=128) == 300
+
+
 @pytest.mark.parametrize(
     "sizes, shape",
     [
