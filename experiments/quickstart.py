@@ -3,7 +3,7 @@
   ./launch/quickstart.sh runs/quickstart            (sets up everything and runs this)
   python -m espl_jax.main --config=experiments/quickstart.py --workdir=runs/quickstart
 
-Hardware: 2 CPU cores, 6 GiB of memory. What to expect: docs/quickstart.md has the measured figures.
+Hardware: 2 CPU cores, 12 GiB of memory. What to expect: docs/quickstart.md has the measured figures.
 What differs from the authors' settings, and why: a model of 135M parameters instead of 671B, so a task it half knows; one
 temperature for training and evaluation; and because it cannot write JSON, it is asked for its edits as sentences of advice.
 """
