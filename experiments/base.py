@@ -75,6 +75,7 @@ def runtime() -> ConfigDict:
     runtime.gpu_memory_fraction = 0.0  # of a GPU's memory that JAX takes, in (0, 1]; 0: its default, 0.75
     runtime.gpu_preallocate = True  # takes it at the start; False: as needed, for a GPU that others use too
     runtime.cpu_devices = 0  # virtual devices of a CPU process; 0: one
+    runtime.keep_memory = True  # what a CPU process frees stays with it, so that its pages are not cleared again for each call
     runtime.xla_flags = ""  # behind those of the environment variable XLA_FLAGS, e.g. "--xla_gpu_autotune_level=2"
     return runtime
 

@@ -1,4 +1,4 @@
-"""espl_jax itself, through its public path: a config, open_model, make_policy, then policy.sampler and make_updater.
+"""espl_jax itself, through its public path: a config, runtime.prepare, open_model, make_policy, policy.sampler, make_updater.
 
 `python -m benchmarks.contestants.ours MODEL_DIRECTORY DTYPE FIELDS`, in espl_jax's own environment. FIELDS: a JSON object of
 config fields that differ from experiments/base.py, such as {"sampling.merge_weights": true}.
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import protocol
+from espl_jax.hosts import runtime
 from espl_jax.policy.state import make_policy, open_model
 from espl_jax.policy.update import make_updater
 from espl_jax.structs import Chat, Completion, Grade, Message, Problem, Request, Rollouts
@@ -29,6 +30,7 @@ class Ours:
 
     def __init__(self, directory: Path, dtype: str, fields: dict):
         self.directory, self.dtype, self.fields = directory, dtype, fields
+        runtime.prepare(self.config(1024, {}).runtime)
 
     def versions(self) -> dict[str, str]:
         return {name: metadata.version(name) for name in ("jax", "flax")} | {"device": jax.devices()[0].device_kind}

@@ -1,5 +1,8 @@
 """What config.runtime puts into the environment, and what config.hosts is refused for."""
 
+import subprocess
+import sys
+
 import pytest
 
 from espl_jax import config as configs
@@ -33,3 +36,30 @@ def test_hosts_that_cannot_be(fields, message):
     config.hosts.update(fields)
     with pytest.raises(configs.ConfigError, match=message):
         configs.check(config)
+
+
+FAULTS = """
+import ctypes, resource, sys
+from espl_jax.hosts import runtime
+kept = runtime.keep_memory() if sys.argv[1] == "keep" else False
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+def use():
+    block = libc.malloc(2**27)
+    ctypes.memset(block, 1, 2**27)
+    libc.free(block)
+use()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+use()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library of other systems has no mallopt")
+def test_memory_that_was_freed_is_used_again_without_the_kernel():
+    def faults(how):
+        return subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout.split()
+
+    kept, again = faults("keep")
+    assert kept == "True"
+    assert int(again) < 100 < int(faults("as it is")[1])  # of 32768 pages
