@@ -8,4 +8,4 @@ cd "$(dirname "$0")/.."
 source launch/environment.sh
 EXTRAS=dev
 set_up_environment "$@"
-exec .venv/bin/python -m pytest ${REST[@]+"${REST[@]}"}
+exec .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile ${REST[@]+"${REST[@]}"}
