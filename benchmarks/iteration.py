@@ -106,7 +106,7 @@ def make_side(config: ConfigDict, stack: contextlib.ExitStack) -> Side:
     """Loads everything that the method needs."""
     workdir = stack.enter_context(tempfile.TemporaryDirectory())
     logbook = stack.enter_context(Stopwatch(config, workdir))
-    task = stack.enter_context(contextlib.closing(tasks.build(config.task, config.seed)))
+    task = stack.enter_context(contextlib.closing(tasks.build(config.task, config.seed, config.tools)))
     run, state = set_up(config, task, logbook)
     return Side(run, with_prompts(state, config))
 

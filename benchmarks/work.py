@@ -11,6 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.workloads import LearnerWorkload, SamplerWorkload
+from espl_jax.policy.arithmetic import (  # noqa: F401  others count with them too
+    all_weights,
+    attention_flops,
+    body_weights,
+    forward_flops,
+    head_weights,
+    layer_weights,
+    logits_flops,
+    prompts_flops,
+    shared_lengths,
+)
 from espl_jax.policy.model import ModelSpec
 
 OPTIMIZER_PASSES = 7  # of Adam: weight, gradient and two moments are read, all but the gradient are written
@@ -36,64 +47,11 @@ class Work:
         return max(self.flops / rates.flops, self.bytes / rates.bytes)
 
 
-def layer_weights(spec: ModelSpec) -> int:
-    """Weights of one layer's matrices."""
-    attention = spec.width * spec.head_dim * 2 * (spec.num_heads + spec.num_kv_heads)
-    return attention + 3 * spec.width * spec.mlp_width
-
-
-def body_weights(spec: ModelSpec) -> int:
-    """Weights of all layers' matrices."""
-    return spec.num_layers * layer_weights(spec)
-
-
-def head_weights(spec: ModelSpec) -> int:
-    """Weights that make logits of a hidden state."""
-    return spec.vocab_size * spec.width
-
-
-def all_weights(spec: ModelSpec) -> int:
-    """Weights of all matrices; a tied head is the embedding."""
-    return body_weights(spec) + head_weights(spec) * (1 if spec.tied_head else 2)
-
-
 def lora_weights(spec: ModelSpec, rank: int) -> int:
     """Weights of an adapter on all seven projections of every layer."""
     heads, kv_heads = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     ends = 2 * (spec.width + heads) + 2 * (spec.width + kv_heads) + 3 * (spec.width + spec.mlp_width)
     return spec.num_layers * rank * ends
-
-
-def attention_flops(spec: ModelSpec, start: int, count: float) -> float:
-    """Of `count` tokens at positions start, start + 1, ...; a token at position p sees p + 1 keys and values."""
-    seen = count * start + count * (count + 1) / 2
-    return 4 * spec.num_layers * spec.num_heads * spec.head_dim * seen
-
-
-def forward_flops(spec: ModelSpec, start: int, count: float) -> float:
-    """Of `count` tokens at positions start, start + 1, ... through all layers, without logits."""
-    return 2 * body_weights(spec) * count + attention_flops(spec, start, count)
-
-
-def logits_flops(spec: ModelSpec, count: float) -> float:
-    """Of the logits of `count` tokens."""
-    return 2 * head_weights(spec) * count
-
-
-def shared_lengths(sorted_prompts: Sequence[Sequence[int]]) -> list[int]:
-    """How many tokens each prompt begins with that the one before it begins with too."""
-    return [0] + [
-        next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), min(len(before), len(after)))
-        for before, after in zip(sorted_prompts, sorted_prompts[1:])
-    ]
-
-
-def prompts_flops(spec: ModelSpec, prompts: Sequence[Sequence[int]]) -> float:
-    """Of all prompts, common beginnings once, without logits."""
-    ordered = sorted(prompts)
-    return sum(
-        forward_flops(spec, shared, len(prompt) - shared) for prompt, shared in zip(ordered, shared_lengths(ordered))
-    )
 
 
 def positions_read(requests: Sequence, last: int) -> int:

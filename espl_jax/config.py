@@ -1,21 +1,31 @@
 """Checks a run's configuration before anything expensive: each mistake stops with one sentence that names the field."""
 
 import json
+import os
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from espl_jax.acceptance import ACCEPTANCE
+from espl_jax.editors import EDITORS
+from espl_jax.evolution.distance import DISTANCES
+from espl_jax.evolution.fitness import FITNESS
 from espl_jax.evolution.forms import FORMS
+from espl_jax.evolution.grammar import GRAMMARS
+from espl_jax.evolution.mating import MATING
+from espl_jax.evolution.parents import PARENTS
 from espl_jax.evolution.render import LAYOUTS
 from espl_jax.evolution.selection import SELECTION
 from espl_jax.policy import sharding
 from espl_jax.policy.advantages import BASELINES
 from espl_jax.policy.batch import AGGREGATIONS, RATIOS
+from espl_jax.policy.constraints import CLOSING, load_library
 from espl_jax.policy.lora import TARGETS
 from espl_jax.policy.loss import LOSSES
 from espl_jax.policy.model import REMAT
-from espl_jax.policy.state import ATTENTION, EDITORS, SCHEDULES
+from espl_jax.policy.state import ATTENTION, SCHEDULES
 from espl_jax.tasks import EXTRACTION, TASKS
 
 
@@ -52,6 +62,13 @@ CHOICES: dict[str, Any] = {
     "evolution.edit_form": FORMS,
     "evolution.layout": LAYOUTS,
     "evolution.editor": EDITORS,
+    "evolution.fitness": FITNESS,
+    "evolution.distance": DISTANCES,
+    "evolution.mating": MATING,
+    "evolution.parent": PARENTS,
+    "evolution.acceptance": ACCEPTANCE,
+    "evolution.grammar": GRAMMARS,
+    "sft.adapter_dtype": ("float32", "bfloat16"),
     "task.name": TASKS,
     "task.extraction": EXTRACTION,
 }
@@ -63,29 +80,36 @@ RANGES: dict[tuple[str, ...], tuple[float | None, float | None]] = {
         "sampling.prefill_chunk", "rl.num_minibatches", "rl.micro_batch_tokens", "rl.head_chunk", "evolution.num_prompts",
         "evolution.window",
         "evolution.max_population", "evolution.max_edits", "evolution.max_principle_words", "evolution.max_principles",
-        "evolution.max_document_words", "evolution.max_new_tokens", "evolution.max_trajectory_words", "task.num_problems",
+        "evolution.max_document_words", "evolution.max_document_growth", "evolution.max_hints", "evolution.max_new_tokens",
+        "evolution.max_trajectory_words", "task.num_problems",
         "task.num_samples", "task.grading_workers", "evaluation.num_samples", "evaluation.max_new_tokens",
         "records.checkpoint_every", "records.keep_last", "hosts.start_seconds",
+        "evolution.islands", "evolution.max_age", "evolution.server_concurrency", "tools.max_turns", "tools.max_result_tokens",
+        "tools.workers", "sft.batch_size",
     ): (1, None),
     ("hosts.num_processes", "hosts.process_id"): (-1, None),
+    ("tools.topk",): (1, 100),  # a search server gives no more
     ("hosts.heartbeat_seconds",): (5, None),
     ("runtime.gpu_memory_fraction",): (0, 1),
     (
+        "budget_tokens", "budget_flops",
         "seed", "rl.lora_rank", "rl.warmup_steps", "rl.learning_rate", "rl.weight_decay", "rl.max_grad_norm", "rl.kl_coef",
         "rl.clip_low", "rl.clip_high", "rl.cispo_max", "sampling.temperature", "evolution.temperature",
         "evaluation.temperature", "evolution.sigma_inflation", "evolution.tie_margin", "evolution.max_problems",
-        "evolution.max_trajectories", "evolution.summarize_above", "evaluation.every", "records.keep_best", "task.num_train",
-        "task.num_validation", "task.num_test", "runtime.cpu_devices", "records.grace",
+        "evolution.max_trajectories", "evolution.summarize_above",
+        "evolution.migration_every", "evolution.server_retries", "evaluation.every", "records.keep_best", "task.num_train",
+        "task.num_validation", "task.num_test", "runtime.cpu_devices", "records.grace", "tools.max_turn_tokens", "tools.ahead",
+        "tools.retries", "tools.max_calls", "sft.num_demonstrations", "sft.num_validation",
     ): (0, None),
     (
         "evolution.mutation_probability", "evolution.crossover_probability", "evolution.duplicate_similarity",
-        "evolution.trueskill_draw_probability",
+        "evolution.trueskill_draw_probability", "task.format_penalty", "task.two_hop",
     ): (0, 1),
-    ("sampling.top_p", "evolution.top_p", "evaluation.top_p"): (1e-6, 1),
-    ("task.grading_timeout", "evolution.selection_temperature", "evolution.trueskill_sigma", "evolution.trueskill_beta"): (
-        1e-6,
-        None,
-    ),
+    ("sampling.top_p", "evolution.top_p", "evaluation.top_p", "evolution.niche_radius"): (1e-6, 1),
+    (
+        "task.grading_timeout", "evolution.server_timeout", "evolution.selection_temperature", "evolution.trueskill_sigma",
+        "evolution.trueskill_beta", "tools.timeout",
+    ): (1e-6, None),
 }
 
 
@@ -113,7 +137,7 @@ def check(config: ConfigDict) -> None:
     for names, (low, high) in RANGES.items():
         for name in names:
             _check_range(name, field(config, name), low, high)
-    for name in ("model.chat_template_arguments", "task.gym_parameters"):
+    for name in ("model.chat_template_arguments", "task.gym_parameters", "evolution.server_parameters"):
         _check_json_object(name, field(config, name))
     _check_mesh(config)
     _check_hosts(config.hosts)
@@ -202,11 +226,8 @@ def _check_weights_half(config: ConfigDict) -> None:
 
 def _check_prompts_half(config: ConfigDict) -> None:
     evolution, evaluation = config.evolution, config.evaluation
-    if evolution.genome == "document" and evolution.edit_form != "json":
-        raise ConfigError(
-            f"evolution.edit_form is {evolution.edit_form!r}, which cannot edit a document; use json with "
-            "evolution.genome=document"
-        )
+    _check_server(evolution)
+    _check_grammar(evolution)
     if evolution.root and not Path(evolution.root).is_file():
         raise ConfigError(f"evolution.root is {evolution.root!r}, which is not a file; give the path of a text file or ''")
     if evaluation.prompt not in ("best", "newest", "none") and not evaluation.prompt.isdigit():
@@ -218,6 +239,52 @@ def _check_prompts_half(config: ConfigDict) -> None:
                 f"{name}.max_new_tokens is {limit}, which leaves no room for a prompt within "
                 f"model.max_length={config.model.max_length}; lower the first or raise the second"
             )
+
+
+def _check_server(evolution: Any) -> None:
+    if evolution.editor != "server":
+        return
+    url = urllib.parse.urlsplit(evolution.server_url)
+    if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query:
+        raise ConfigError(
+            f"evolution.server_url is {_shown_url(evolution.server_url)!r}; give http(s)://host/path without a name, password "
+            "or query, such as 'http://localhost:8000/v1' (a key comes from the variable that evolution.server_key names)"
+        )
+    if not evolution.server_model:
+        raise ConfigError("evolution.server_model is '', but evolution.editor is 'server'; give the model's name there")
+    if evolution.server_key and not os.environ.get(evolution.server_key):
+        raise ConfigError(
+            "evolution.server_key gives no environment variable's name; export one that holds the key and give its NAME, or "
+            "set evolution.server_key='' for a server without keys"
+        )
+
+
+def _shown_url(url: str) -> str:
+    """A URL without what may be secret in it."""
+    before, at, after = url.rpartition("@")
+    scheme = before.partition("://")[0] + "://" if at else ""
+    return (scheme + after).partition("?")[0]
+
+
+def _check_grammar(evolution: Any) -> None:
+    if evolution.grammar == "none":
+        return
+    wanted = {"editor": ("reference", "current"), "genome": ("principles",), "edit_form": ("json",)}
+    for name, values in wanted.items():
+        if evolution[name] not in values:
+            raise ConfigError(
+                f"evolution.grammar is {evolution.grammar!r}, which needs evolution.{name}={' or '.join(values)} and got "
+                f"{evolution[name]!r}; change one of them"
+            )
+    if evolution.max_new_tokens < 2 * CLOSING:
+        raise ConfigError(
+            f"evolution.max_new_tokens is {evolution.max_new_tokens}, too few for a reply that evolution.grammar could end in "
+            f"time; use {2 * CLOSING} or more"
+        )
+    try:
+        load_library()
+    except ImportError as error:
+        raise ConfigError(str(error)) from error
 
 
 def check_lengths(config: ConfigDict, longest_prompt: int) -> None:

@@ -52,7 +52,7 @@ def evaluate(
     def plan(split: str, prompt: Prompt) -> Plan:
         return plan_groups(
             policy.tokenizer, [prompt], splits[split], config.evaluation.num_samples, config.evaluation, split, step, task,
-            config.evolution.layout,
+            config.evolution.layout, config.tools,
         )
 
     plans: dict[str, Plan] = {}

@@ -3,8 +3,11 @@
 Exit codes: 0 finished; 75 start the same command again (docs/hosts.md); 1 an error that a restart does not mend.
 """
 
+import functools
 import sys
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -20,23 +23,26 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment file; i
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; an existing run there is gone on with.")
 
 
-def main(argv: list[str]) -> None:
+Run = Callable[[ConfigDict, str], Any]  # (config, workdir): train.run, or another that works in a directory
+
+
+def main(argv: list[str], run: Run = train.run) -> None:
     """Runs; what a user can mend ends in one sentence (-v=1 shows where it came from)."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}; fields are set as --config.field=value")
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)
-    start(_CONFIG.value, _WORKDIR.value)
+    start(_CONFIG.value, _WORKDIR.value, run)
 
 
-def start(config: ConfigDict, workdir: str) -> None:
+def start(config: ConfigDict, workdir: str, run: Run = train.run) -> None:
     """One process of a run, from its flags to its exit code."""
     try:
         configs.check(config)
         runtime.prepare(config.runtime)
         endings.listen(config.records.grace)
         members.join(config.hosts)
-        train.run(config, workdir)
+        run(config, workdir)
     except endings.ToldToEnd as told:
         _end(str(told), endings.RESTART, endings.RESTART)
     except (ValueError, OSError, CheckpointError, members.Divergence) as error:
@@ -62,10 +68,10 @@ def _end(message: str, code: int, aborted: int) -> None:
     endings.leave(code, aborted)
 
 
-def cli() -> None:
+def cli(run: Run = train.run) -> None:
     """Entry point: checks that the flags are there."""
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(functools.partial(main, run=run))
 
 
 if __name__ == "__main__":

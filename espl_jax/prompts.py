@@ -6,10 +6,15 @@
   python -m espl_jax.prompts add    --workdir=DIR [--parent=ID] [--file=TEXT]   a child with this text (or standard input)
   python -m espl_jax.prompts edit   ID --workdir=DIR           a child with the text that $EDITOR leaves
   python -m espl_jax.prompts retire ID --workdir=DIR           the prompt competes no more; it stays in the lineage
+  python -m espl_jax.prompts pin    ID --workdir=DIR           the prompt competes in every step, whatever selection says
+  python -m espl_jax.prompts unpin  ID --workdir=DIR           it competes like any other again
+  python -m espl_jax.prompts export FILE --workdir=DIR [--form=own|authors]   the population, for another program or run
+  python -m espl_jax.prompts import FILE --workdir=DIR [--parent=ID]   a child of ID for each living prompt of such a file
 
 ID is a number, "best" (highest mu) or "newest". Principles are written one a line. Nothing that the run has saved is changed:
 what is written waits in DIR/edits until the run takes it in between two steps, as a child with the operator "human" and the
-rating of a mutant; `list` shows what became of it. Runs on the host alone, without a device.
+rating of a mutant; `list` shows what became of it. Files of both forms are read (evolution/exchange.py): population.json, and
+the evolution_pool.json of the method's authors. Runs on the host alone, without a device.
 """
 
 import difflib
@@ -19,16 +24,17 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from espl_jax.evolution import human
+from espl_jax.evolution import exchange, human
 from espl_jax.evolution import population as populations
 from espl_jax.evolution.human import Edit
 from espl_jax.evolution.render import bulleted, parse_genome
-from espl_jax.records import inbox
+from espl_jax.records import inbox, json_files
 from espl_jax.structs import Genome, Population, Prompt
 
 _BEGINNING = 60  # characters of a prompt that a listing shows
@@ -79,9 +85,44 @@ def add(workdir: str | Path, text: str, parent: str = "best", note: str = "") ->
 
 def retire(workdir: str | Path, name: str, note: str = "") -> str:
     """Asks the run to let a prompt compete no more; returns the name of the edit. Raises PromptsError if it cannot be."""
+    return mark(workdir, "retire", name, note)
+
+
+def mark(workdir: str | Path, kind: str, name: str, note: str = "") -> str:
+    """Asks the run for an edit without a text: retire, pin or unpin; returns its name. Raises PromptsError if it cannot be."""
     population = load(workdir)
     target = find(population, name)
-    return _ask(workdir, population, Edit("retire", target.id, target.genome, None, note))
+    return _ask(workdir, population, Edit(kind, target.id, target.genome, None, note))
+
+
+def export(workdir: str | Path, path: str | Path, form: str = "own") -> Path:
+    """Writes the population as a file of a form of exchange.FORMS. Raises PromptsError for a file that is there."""
+    path = Path(path)
+    if path.exists():
+        raise PromptsError(f"{path} is there already; give another name, or move it away")
+    data = exchange.FORMS[form](load(workdir), evolution_config(workdir).max_population)
+    json_files.write_atomic(path, json_files.dumps(data, indent=2) + "\n")
+    return path
+
+
+def take(workdir: str | Path, path: str | Path, parent: str = "best", note: str = "") -> dict[int, str]:
+    """Asks the run for a child of `parent` for each living prompt of a file; {its number there: name of the edit, or why not}.
+
+    Raises PromptsError for a file that is no population.
+    """
+    population = load(workdir)
+    target, outcome = find(population, parent), {}
+    try:
+        found = exchange.genomes(json.loads(Path(path).read_bytes()))
+    except ValueError as error:
+        raise PromptsError(f"{path} cannot be imported: {error}") from error
+    for number, genome in found:
+        edit = Edit("add", target.id, target.genome, genome, note or f"imported: prompt {number} of {Path(path).name}")
+        try:
+            outcome[number] = _ask(workdir, population, edit)
+        except PromptsError as reason:
+            outcome[number] = f"left out: {reason}"
+    return outcome
 
 
 def _ask(workdir: str | Path, population: Population, edit: Edit) -> str:
@@ -94,15 +135,16 @@ def listing(workdir: str | Path) -> str:
     """A table of all prompts ever born, then the edits of people and their fates."""
     population = load(workdir)
     best = populations.best(population).id
-    rows = [f"{'id':>4}  {'mu':>6} {'sigma':>6}  {'born':>4}  {'operator':<10} {'parents':<10} text"]
+    rows = [f"{'id':>4}   {'mu':>6} {'sigma':>6}  {'born':>4}  {'operator':<10} {'parents':<10} text"]
     for prompt in population.prompts:
         rating, parents = prompt.rating, ",".join(map(str, prompt.parents)) or "-"
-        mark = "*" if prompt.id == best else "x" if prompt.id in population.retired else " "
+        marks = {"*": prompt.id == best, "x": prompt.id in population.retired, "p": prompt.id in population.pinned}
+        mark = "".join(letter for letter, holds in marks.items() if holds).ljust(2)
         rows.append(
             f"{prompt.id:>4}{mark} {rating.mu:>6.2f} {rating.sigma:>6.2f}  {prompt.born:>4}  {prompt.operator:<10} "
             f"{parents:<10} {_beginning(prompt.genome)}"
         )
-    rows.append("* the best; x retired")
+    rows.append("* the best; x retired; p pinned")
     fates = inbox.fates(workdir)
     for name, edit in inbox.edits(workdir).items():
         asked = edit if isinstance(edit, str) else f"{edit.kind} {edit.target}: {_beginning(edit.genome or edit.seen)}"
@@ -129,7 +171,8 @@ def description(population: Population, prompt: Prompt) -> str:
     return "\n".join([
         f"prompt {prompt.id}: {prompt.operator} of {list(prompt.parents)}, born in step {prompt.born}, children {children}",
         f"rating {prompt.rating.mu:.2f} +- {prompt.rating.sigma:.2f}; first or equal in {won} of {len(matches)} matches"
-        + ("; retired" if prompt.id in population.retired else ""),
+        + ("; retired" if prompt.id in population.retired else "")
+        + ("; pinned" if prompt.id in population.pinned else ""),
         "",
         bulleted(prompt.genome),
     ])  # fmt: skip
@@ -181,8 +224,19 @@ def _edit(workdir: str, arguments: list[str]) -> str:
     return _written(workdir, add(workdir, edited(parent.genome), str(parent.id), flags.FLAGS.note))
 
 
-def _retire(workdir: str, arguments: list[str]) -> str:
-    return _written(workdir, retire(workdir, *arguments, flags.FLAGS.note))
+def _marking(kind: str) -> Callable[[str, list[str]], str]:
+    return lambda workdir, arguments: _written(workdir, mark(workdir, kind, *arguments, flags.FLAGS.note))
+
+
+def _export(workdir: str, arguments: list[str]) -> str:
+    return f"written: {export(workdir, *arguments, flags.FLAGS.form)}"
+
+
+def _import(workdir: str, arguments: list[str]) -> str:
+    outcome = take(workdir, *arguments, flags.FLAGS.parent, flags.FLAGS.note)
+    lines = [f"prompt {number}: {said}" for number, said in outcome.items()]
+    written = sum(not said.startswith("left out") for said in outcome.values())
+    return "\n".join([*lines, f"{written} of {len(outcome)} prompts wait in {Path(workdir) / inbox.FOLDER}"])
 
 
 def _written(workdir: str, name: str) -> str:
@@ -199,7 +253,11 @@ COMMANDS = {
     "diff": (_diff, (1, 2)),
     "add": (_add, (0,)),
     "edit": (_edit, (1,)),
-    "retire": (_retire, (1,)),
+    "retire": (_marking("retire"), (1,)),
+    "pin": (_marking("pin"), (1,)),
+    "unpin": (_marking("unpin"), (1,)),
+    "export": (_export, (1,)),
+    "import": (_import, (1,)),
 }
 
 
@@ -209,7 +267,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"the command is {argv[1:2]}; use one of {', '.join(COMMANDS)}")
     command, counts = COMMANDS[argv[1]]
     if len(argv) - 2 not in counts:
-        raise app.UsageError(f"{argv[1]} takes {' or '.join(map(str, counts))} prompts, but got {argv[2:]}")
+        raise app.UsageError(f"{argv[1]} takes {' or '.join(map(str, counts))} arguments, but got {argv[2:]}")
     try:
         sys.stdout.write(command(flags.FLAGS.workdir, argv[2:]) + "\n")
     except (ValueError, OSError) as error:
@@ -218,7 +276,8 @@ def main(argv: list[str]) -> None:
 
 def _define_flags() -> None:
     flags.DEFINE_string("workdir", None, "Work directory of the run.", required=True)
-    flags.DEFINE_string("parent", "best", "add: whose child the text is; a number, best or newest.")
+    flags.DEFINE_string("parent", "best", "add, import: whose child the text is; a number, best or newest.")
+    flags.DEFINE_enum("form", "own", list(exchange.FORMS), "export: a population.json, or the authors' evolution_pool.json.")
     flags.DEFINE_string("file", "", "add: a file with the text; standard input if not given.")
     flags.DEFINE_string("note", "", "Why, in a sentence; it is kept with the edit.")
 

@@ -10,17 +10,22 @@ from typing import Any
 
 import numpy as np
 
+from espl_jax import conversations
+from espl_jax.conversations import Played
 from espl_jax.evolution.render import layout_messages, parse_genome
 from espl_jax.hosts import members
 from espl_jax.policy.chat import Tokenizer
+from espl_jax.policy.constraints import matcher_maker
 from espl_jax.policy.state import Policy
 from espl_jax.structs import (
     Chat,
     Completion,
     Editor,
+    Environment,
     Genome,
     Grade,
     Grader,
+    Message,
     Problem,
     Prompt,
     Reply,
@@ -31,19 +36,28 @@ from espl_jax.structs import (
 from espl_jax.tasks.grading import Once
 
 # The first counter word of every sample: streams of different purpose never share randomness.
-PURPOSES = {"rollout": 1, "validation": 2, "test": 3, "edit": 4}
+PURPOSES = {"rollout": 1, "validation": 2, "test": 3, "edit": 4, "acceptance": 5, "chat": 6}
 
 
-def root_genome(evolution: Any) -> Genome:
-    """What the population starts from: the file evolution.root names, or nothing."""
-    text = Path(evolution.root).read_text(encoding="utf-8") if evolution.root else ""
+def root_genome(evolution: Any, task: Task) -> Genome:
+    """What the population starts from: the file evolution.root names, else the task's own document, or no principles."""
+    own = task.root if evolution.genome == "document" else ""
+    text = Path(evolution.root).read_text(encoding="utf-8") if evolution.root else own
     return parse_genome(evolution.genome, text)
 
 
 def context_tokens(tokenizer: Tokenizer, genome: Genome, problem: Problem, task: Task, layout: str) -> np.ndarray:
     """int32 tokens of the problem asked under a prompt, up to where the reply begins; alike in training and test."""
-    messages = layout_messages(task.question(problem), genome, layout)
-    return tokenizer.render(Chat(id=problem.id, messages=messages))
+    return tokenizer.render(Chat(id=problem.id, messages=opening(genome, problem, task, layout)))
+
+
+def opening(genome: Genome, problem: Problem, task: Task, layout: str) -> tuple[Message, ...]:
+    """The turns before the first reply, with the prompt where the layout puts it: before all, or in the last user turn."""
+    if task.environment is None:
+        return layout_messages(task.question(problem), genome, layout)
+    *before, last = task.environment.reset(problem)
+    *system, asked = layout_messages(last.content, genome, layout)
+    return (*system, *before, asked)
 
 
 def longest_context(tokenizer: Tokenizer, prompt: Prompt, task: Task, layout: str) -> int:
@@ -54,13 +68,18 @@ def longest_context(tokenizer: Tokenizer, prompt: Prompt, task: Task, layout: st
 
 @dataclass(frozen=True)
 class Plan:
-    """Who is asked what: some requests for each (prompt, problem), in C order of (prompt, problem, sample)."""
+    """Who is asked what: some requests for each (prompt, problem), in C order of (prompt, problem, sample).
+
+    environment, tools: what a conversation goes on with, and config.tools; None where one reply is all.
+    """
 
     prompts: tuple[Prompt, ...]
     problems: tuple[Problem, ...]
     num_samples: int
     contexts: tuple[tuple[np.ndarray, ...], ...]
     requests: tuple[Request, ...]
+    environment: Environment | None
+    tools: Any
 
     @property
     def asked(self) -> list[Problem]:
@@ -70,12 +89,12 @@ class Plan:
 
 def plan_groups(
     tokenizer: Tokenizer, prompts: Sequence[Prompt], problems: Sequence[Problem], num_samples: int, decoding: Any,
-    purpose: str, step: int, task: Task, layout: str,
+    purpose: str, step: int, task: Task, layout: str, tools: Any,
 ) -> Plan:
     """num_samples requests for each (prompt, problem).
 
-    decoding: has temperature, top_p, max_new_tokens. What sample g of prompt p on problem q draws depends on (seed, purpose,
-    step, p, q, g) alone.
+    decoding: has temperature, top_p, max_new_tokens (of a whole trajectory). tools: config.tools. What sample g of prompt p on
+    problem q draws depends on (seed, purpose, step, p, q, g) alone.
     """
     contexts = tuple(
         tuple(context_tokens(tokenizer, prompt.genome, problem, task, layout) for problem in problems) for prompt in prompts
@@ -91,18 +110,38 @@ def plan_groups(
         )
         for (p, prompt), (q, problem), g in itertools.product(enumerate(prompts), enumerate(problems), range(num_samples))
     )
-    return Plan(tuple(prompts), tuple(problems), num_samples, contexts, requests)
+    if task.environment is not None:
+        requests = tuple(conversations.first_request(request, tools) for request in requests)
+    return Plan(tuple(prompts), tuple(problems), num_samples, contexts, requests, task.environment, tools)
 
 
 def sample(policy: Policy, variables: Any, plans: Sequence[Plan], grader: Grader) -> list[Rollouts]:
-    """The graded completions of each plan, all drawn in one call of the sampler, so that no plan waits for another's last.
+    """The graded trajectories of each plan, all drawn in one call of the sampler, so that no plan waits for another's last.
 
-    variables: whose completions (policy.variables(...)). A reply is given to the grader when it ends, while others are still
-    drawn; what grading raises is raised here. Of several processes each grades a share, and all have the same grades: an answer
-    may take too long in one and not in another.
+    variables: whose trajectories (policy.variables(...)). Plans are all of one task: of replies, which `grader` grades, or of
+    conversations, which their environment does; what either raises is raised here.
     """
     requests = [request for plan in plans for request in plan.requests]
     asked = [problem for plan in plans for problem in plan.asked]
+    if not requests:
+        return []
+    environment, tools = plans[0].environment, plans[0].tools
+    if environment is None:
+        played = reply(policy, variables, requests, asked, grader)
+    else:
+        played = conversations.play(policy.sampler, variables, policy.tokenizer, requests, asked, environment, tools)
+    played = iter(played)
+    return [to_rollouts(plan, list(itertools.islice(played, len(plan.requests)))) for plan in plans]
+
+
+def reply(
+    policy: Policy, variables: Any, requests: Sequence[Request], asked: Sequence[Problem], grader: Grader
+) -> list[Played]:
+    """Conversations of one reply, in the order of the requests.
+
+    A reply is given to the grader when it ends, while others are still drawn. Of several processes each grades a share, and all
+    have the same grades: an answer may take too long in one and not in another.
+    """
     once, texts, grades = Once(grader), {}, {}
 
     def on_done(i: int, completion: Completion) -> None:
@@ -112,8 +151,7 @@ def sample(policy: Policy, variables: Any, plans: Sequence[Plan], grader: Grader
 
     completions = policy.sampler(variables, requests, on_done)
     grades = {i: grade for share in members.gather(settled(grades)) for i, grade in share.items()}
-    graded = ((completion, texts[i], grades[i]) for i, completion in enumerate(completions))
-    return [to_rollouts(plan, list(itertools.islice(graded, len(plan.requests)))) for plan in plans]
+    return [Played(completion, (), texts[i], grades[i]) for i, completion in enumerate(completions)]
 
 
 def settled(grades: dict[int, Future[Grade]]) -> dict[int, Grade]:
@@ -121,18 +159,18 @@ def settled(grades: dict[int, Future[Grade]]) -> dict[int, Grade]:
     return {i: future.result() for i, future in grades.items()}
 
 
-def to_rollouts(plan: Plan, graded: Sequence[tuple[Completion, str, Grade]]) -> Rollouts:
-    """What came of a plan. graded: one entry a request."""
-    completions, texts, grades = zip(*graded)
-    rewards = np.asarray([grade.score for grade in grades], np.float32)
+def to_rollouts(plan: Plan, played: Sequence[Played]) -> Rollouts:
+    """What came of a plan. played: one entry a request."""
+    rewards = np.asarray([one.grade.score for one in played], np.float32)
     return Rollouts(
         prompt_ids=tuple(prompt.id for prompt in plan.prompts),
         problems=plan.problems,
         context_tokens=plan.contexts,
-        completions=completions,
-        texts=texts,
-        grades=grades,
+        completions=tuple(one.completion for one in played),
+        texts=tuple(one.text for one in played),
+        grades=tuple(one.grade for one in played),
         rewards_PQG=rewards.reshape(len(plan.prompts), len(plan.problems), plan.num_samples),
+        conversations=None if plan.environment is None else tuple(one.messages for one in played),
     )
 
 
@@ -155,6 +193,7 @@ def make_editor(policy: Policy, variables: Any, decoding: Any, step: int) -> Edi
             temperature=decoding.temperature,
             top_p=decoding.top_p,
             enough=(lambda tokens: chat.stop in policy.tokenizer.decode(tokens)) if chat.stop else None,
+            matcher=matcher_maker(policy.tokenizer, chat.schema),
         )
 
     def edit(chats: Sequence[Chat]) -> list[Reply]:

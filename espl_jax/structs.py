@@ -20,8 +20,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-ROLES = ("system", "user", "assistant")
-FINISHES = ("stop", "length")
+ROLES = ("system", "user", "assistant", "tool")
+# How a completion ended: by itself, by the budget of tokens, or, where it is a conversation, of turns or of tool calls.
+FINISHES = ("stop", "length", "turns", "calls")
 COUNTER_WORDS = 5  # of a Request: purpose, step, and what the purpose needs to tell its samples apart
 
 
@@ -44,12 +45,14 @@ class Chat:
     id: names the call within its step ("mutation/critique/3f2a"); what is sampled depends on (seed, step, id) alone.
     reply_prefix: text that the reply is made to begin with; it is part of the reply's text.
     stop: the reply ends, this text included, where the model first writes it; "": only where the model itself stops.
+    schema: JSON schema that the reply is held to while it is sampled (evolution/grammar.py); "": free text.
     """
 
     id: str
     messages: tuple[Message, ...]
     reply_prefix: str = ""
     stop: str = ""
+    schema: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,16 @@ class Reply:
             raise ValueError(f"Reply.finish is {self.finish!r}; use one of {FINISHES}")
 
 
+class Matcher(Protocol):
+    """Holds one reply to a grammar. It remembers what was drawn; a request has one of its own."""
+
+    def allowed(self, left: int) -> np.ndarray:
+        """Which tokens may come next: uint32 words, token i is bit i % 32 of word i // 32. left: tokens still to be drawn."""
+
+    def advance(self, token: int) -> None:
+        """Notes that this token was drawn."""
+
+
 # Whoever writes: the reference policy, the current policy or a server. One reply a chat, in the order of the chats.
 Editor = Callable[[Sequence[Chat]], list[Reply]]
 
@@ -79,6 +92,9 @@ class Request:
     counter: words that name this sample (purpose, step, prompt, problem, sample); with the run's seed and the token's
       position they are all that its randomness depends on.
     enough: asked now and then, with the tokens drawn so far, whether the caller needs more; ends the completion when not.
+    earlier: so many of `tokens`, the last ones, belong to the same trajectory already: what was drawn for requests that this
+      one goes on from, and what came between. later: tokens that requests which go on from this one may add to it in all.
+    matcher: makes what holds the completion to a grammar; None: any token may come. A call with one asks the host every token.
     """
 
     id: Any
@@ -88,6 +104,9 @@ class Request:
     temperature: float
     top_p: float
     enough: Callable[[np.ndarray], bool] | None = None
+    earlier: int = 0
+    later: int = 0
+    matcher: Callable[[], Matcher] | None = None
 
     def __post_init__(self):
         if len(self.tokens) == 0:
@@ -112,6 +131,8 @@ class Completion:
       behavior: under the distribution it was drawn from (temperature and top-p applied);
       tempered: under the policy at the sampling temperature, not truncated;
       untempered: under the policy itself (temperature 1, not truncated).
+    own: bool [T], which tokens the policy drew; None: all of them. Those that it did not draw (what a tool answered, and the
+      template's words around it) have log-probability 0, are conditioned on and carry no loss.
     """
 
     id: Any
@@ -120,13 +141,20 @@ class Completion:
     tempered: np.ndarray
     untempered: np.ndarray
     finish: str
+    own: np.ndarray | None = None
 
     def __post_init__(self):
-        lengths = {len(self.tokens), len(self.behavior), len(self.tempered), len(self.untempered)}
+        arrays = (self.tokens, self.behavior, self.tempered, self.untempered) + (() if self.own is None else (self.own,))
+        lengths = {len(array) for array in arrays}
         if len(lengths) != 1:
             raise ValueError(f"Completion {self.id!r} has arrays of lengths {sorted(lengths)}; they must agree")
         if self.finish not in FINISHES:
             raise ValueError(f"Completion.finish is {self.finish!r}; use one of {FINISHES}")
+
+    @property
+    def drawn(self) -> np.ndarray:
+        """`own`, written out: bool [T]."""
+        return np.ones(len(self.tokens), bool) if self.own is None else self.own
 
 
 def text_id(text: str) -> str:
@@ -156,6 +184,36 @@ class Grade:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How an environment ends a conversation: the grade, and why ("stop": answered; "calls": no tool call is left)."""
+
+    grade: Grade
+    finish: str = "stop"
+
+
+class Environment(Protocol):
+    """A conversation with tools. It keeps no state: all that it needs to know is in the problem and the messages so far.
+
+    messages: those of `reset`, then the assistant's replies (as the model wrote them) and what `step` answered,
+    by turns; no system turn. Called from many threads at once.
+    """
+
+    def reset(self, problem: Problem) -> tuple[Message, ...]:
+        """The turns before the first reply; the last is a user turn."""
+
+    def step(self, problem: Problem, messages: tuple[Message, ...]) -> tuple[Message, ...] | Ended:
+        """What comes after the reply that `messages` end with: turns of a tool or user, or the end. May take seconds; what goes
+        wrong in a tool is an answer that the model reads, never an exception."""
+
+    def cut(self, problem: Problem, messages: tuple[Message, ...], finish: str) -> Grade:
+        """The grade of a conversation that a budget ended after the reply that `messages` end with."""
+
+    def metrics(self, messages: tuple[Message, ...]) -> Mapping[str, float]:
+        """Counts and shares of a conversation that is over, by short names ("calls"); a share of nothing is left out. Recorded
+        as means over the conversations that have them (train/calls)."""
+
+
 class Grader(Protocol):
     """Grades replies while the caller goes on; tasks/grading.py has one of worker processes and one of a plain function."""
 
@@ -171,7 +229,9 @@ class Task:
     """Where problems and rewards come from.
 
     train, validation, test: disjoint by problem id. question(problem) is the text of the user turn. describe: one or
-    two sentences that tell an editor what the task is and what a correct answer looks like.
+    two sentences that tell an editor what the task is and what a correct answer looks like. environment: None where one
+    reply is all; else it asks and grades, and question and grader are not used. root: the document that a population of
+    documents starts from unless evolution.root names another; "": empty. protected: parts of it that no edit may change.
     """
 
     name: str
@@ -181,6 +241,9 @@ class Task:
     question: Callable[[Problem], str]
     grader: Grader
     describe: str
+    environment: Environment | None = None
+    root: str = ""
+    protected: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not self.train:
@@ -205,7 +268,8 @@ class Rollouts:
     """All trajectories of one step: P prompts x Q problems x G samples.
 
     prompt_ids: P ids of the population. context_tokens[p][q]: int32, what group (p, q) was conditioned on.
-    completions, grades: flat, length P*Q*G, in C order of (p, q, g); rewards_PQG: float32.
+    completions, texts, grades: flat, length P*Q*G, in C order of (p, q, g); rewards_PQG: float32. conversations: in the same
+    order, the turns as an Environment knows them, of which `texts` are readable copies; None where one reply is all.
     """
 
     prompt_ids: tuple[int, ...]
@@ -215,6 +279,7 @@ class Rollouts:
     texts: tuple[str, ...]
     grades: tuple[Grade, ...]
     rewards_PQG: np.ndarray
+    conversations: tuple[tuple[Message, ...], ...] | None = None
 
     def __post_init__(self):
         P, Q, G = self.rewards_PQG.shape
@@ -223,7 +288,7 @@ class Rollouts:
                 f"Rollouts has {len(self.prompt_ids)} prompts and {len(self.problems)} problems, "
                 f"but rewards of shape {self.rewards_PQG.shape}"
             )
-        for name in ("completions", "texts", "grades"):
+        for name in ("completions", "texts", "grades", *(("conversations",) if self.conversations is not None else ())):
             if len(getattr(self, name)) != P * Q * G:
                 raise ValueError(f"Rollouts.{name} has {len(getattr(self, name))} entries; expected {P * Q * G}")
 
@@ -293,15 +358,29 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """How the prompts of one step did on each of its problems. values: [prompt][problem], mean rewards in [0, 1]."""
+
+    step: int
+    prompt_ids: tuple[int, ...]
+    problem_ids: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class Population:
     """All prompts ever born, oldest first, and their matches.
 
+    trials: of the latest steps, oldest first: what distance in behaviour and choices by problem go by (evolution/trials.py).
     retired: ids that fell out first-in-first-out; they keep their place in the lineage and compete no more.
+    pinned: living ids that a person wants to compete in every step (selection.py); they never fall out.
     """
 
     prompts: tuple[Prompt, ...]
     matches: tuple[Match, ...] = ()
     retired: frozenset[int] = frozenset()
+    trials: tuple[Trial, ...] = ()
+    pinned: frozenset[int] = frozenset()
 
     @property
     def alive(self) -> tuple[Prompt, ...]:

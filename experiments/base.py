@@ -19,6 +19,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0  # decides everything random: data order, selection, every sampled token
     config.num_steps = 60  # iterations of SPEC: select, sample, update, rate, mutate, cross over
+    config.budget_tokens = 0  # ends the run after the step in which it has asked and drawn so many tokens (ledger); 0: none
+    config.budget_flops = 0.0  # the same in floating-point operations by formula; evaluation counts in neither
     config.method = "espl"  # espl (both) | rl (weights) | evolution (prompts) | reflection (one prompt, mutation only)
     config.model = model()
     config.mesh = mesh()
@@ -28,6 +30,8 @@ def get_config() -> ConfigDict:
     config.rl = rl()
     config.evolution = evolution()
     config.task = task()
+    config.tools = tools()
+    config.sft = sft()
     config.evaluation = evaluation()
     config.records = records()
     return config.lock()
@@ -38,6 +42,7 @@ def model() -> ConfigDict:
     model = ConfigDict()
     model.path = "embedded"  # a directory, a hub name ("Qwen/Qwen3-8B"), or "embedded": SmolLM2-135M-Instruct
     model.revision = "main"  # branch, tag or commit when path is a hub name
+    model.adapter = ""  # added to the weights at load: a supervised run's work directory, or a PEFT adapter; "": none
     model.max_length = 16384  # context limit in tokens, prompt and completion together
     model.dtype = "bfloat16"  # of activations, matrix products and the cache; norms, softmax and logits are float32
     model.weight_dtype = "bfloat16"  # of frozen weights; whatever is trained is kept in float32
@@ -99,7 +104,7 @@ def sampling() -> ConfigDict:
 def rl() -> ConfigDict:
     """The weights' half: advantages, loss, adapter, optimizer."""
     rl = ConfigDict()
-    rl.loss = "importance_sampling"  # importance_sampling | ppo | cispo
+    rl.loss = "importance_sampling"  # importance_sampling | ppo | cispo | log_likelihood (REINFORCE; supervised training)
     rl.clip_low = 0.2  # ppo: the ratio is clipped to [1 - clip_low, 1 + clip_high]
     rl.clip_high = 0.2
     rl.cispo_max = 4.0  # cispo: the ratio is clipped to [0, cispo_max] and carries no gradient
@@ -134,11 +139,28 @@ def evolution() -> ConfigDict:
     evolution.max_population = 200  # beyond it the oldest retire
     evolution.selection = "champion"  # champion | newest | softmax | ucb | lucb | uniform
     evolution.optimism = 2.0  # lambda in mu + lambda * sigma
-    evolution.selection_temperature = 1.0  # of softmax, in rating points
+    evolution.selection_temperature = 1.0  # of softmax, and of fitness other than rating; in rating points
+    evolution.fitness = "rating"  # what selection goes by: rating | shared (less in a crowd) | pareto (problems led)
+    evolution.distance = "text"  # between prompts: text (words) | behaviour (rewards on the problems that both have tried)
+    evolution.niche_radius = 0.5  # in [0, 1]; nearer prompts share a niche, and are one species
+    evolution.islands = 1  # populations that take turns, a step each; a child lives where it was born
+    evolution.migration_every = 5  # turns of an island between two in which its neighbour's best is its guest; 0: never
+    evolution.mating = "any"  # whom the best prompt crosses with: any | similar (within niche_radius) | different (beyond it)
+    evolution.parent = "best"  # whom mutation revises: best (mean reward) | pareto (one that leads a problem)
+    evolution.max_age = 20  # steps after which a prompt's reward on a problem counts no more: the weights have moved on
+    evolution.acceptance = "none"  # of children: none (all) | paired (not worse than the parent, same problems and randomness)
     evolution.genome = "principles"  # principles | document
     evolution.root = ""  # path of a text file the root starts from; "": no principles, or the task's own document
     evolution.layout = "system"  # system: principles in the system turn | user: after the problem, as the authors' code
-    evolution.editor = "reference"  # who writes children: reference (frozen weights) | current (policy as trained)
+    evolution.editor = "reference"  # who writes children: reference (frozen weights) | current (policy as trained) | server
+    evolution.server_url = ""  # server: of the OpenAI-compatible interface, e.g. "http://localhost:8000/v1" (docs/editors.md)
+    evolution.server_model = ""  # server: the model's name there
+    evolution.server_key = ""  # server: NAME of the environment variable that holds the key, never the key; "": none
+    evolution.server_parameters = "{}"  # server: JSON object added to each request; null takes a field out
+    evolution.server_timeout = 300.0  # seconds that one try may take
+    evolution.server_retries = 6  # tries after the first that failed, with pauses of 1, 2, 4, ... seconds
+    evolution.server_concurrency = 16  # requests under way at the same time
+    evolution.grammar = "none"  # none | json: replies are held to the edits' JSON schema while they are sampled
     evolution.mutation_probability = 1.0
     evolution.crossover_probability = 0.2
     evolution.sigma_inflation = 1.0  # d sigma: a child's sigma is sqrt(sigma^2 + d sigma^2)
@@ -154,7 +176,9 @@ def evolution() -> ConfigDict:
     evolution.max_principle_words = 32
     evolution.max_principles = 50
     evolution.max_document_words = 1500
-    evolution.duplicate_similarity = 0.9  # token-set similarity in [0, 1] above which a principle repeats another
+    evolution.max_document_growth = 200  # words by which a child's document may be longer than its parent's
+    evolution.max_hints = 12  # lines of a document's part of hints, where edit_form=sentence puts advice; then one is replaced
+    evolution.duplicate_similarity = 0.9  # token-set similarity in [0, 1] above which a principle or line repeats another
     evolution.temperature = 0.6  # of the editor
     evolution.top_p = 0.95
     evolution.max_new_tokens = 4096  # of one reflection; a reply cut off by it is rejected
@@ -167,23 +191,54 @@ def evolution() -> ConfigDict:
 def task() -> ConfigDict:
     """Problems and rewards. Splits never share a problem; no choice ever looks at test."""
     task = ConfigDict()
-    task.name = "math"  # math (competition maths) | reasoning_gym | jsonl | toy
+    task.name = "math"  # math (competition maths) | reasoning_gym | jsonl | search (agentic search) | toy
     task.num_problems = 10  # B: problems of a step
     task.num_samples = 5  # N: samples of each (prompt, problem)
-    # a named source (tasks/sources.py), several joined by "+", or a local .jsonl/.parquet path in the same columns
+    # a named source (tasks/sources.py), several joined by "+", or a local .jsonl/.parquet path in the same columns;
+    # search: also "embedded", questions made of the embedded corpus, which have splits of their own
     task.train = "aime_2022_2024"
     task.validation = ""  # the same; "": num_validation problems are held out from train by the seed
     task.test = ""  # the same; "": no test set (reasoning_gym: its own split)
     task.num_train = 0  # keep this many problems, drawn by the seed; 0: all (reasoning_gym needs a number)
     task.num_validation = 16  # 0: none held out, or all of a named source
-    task.num_test = 0  # 0: all (reasoning_gym, toy: none)
+    task.num_test = 0  # 0: all (reasoning_gym, toy, search: none held out)
     task.gym_dataset = ""  # reasoning_gym: name of the data set, e.g. "chain_sum"
     task.gym_parameters = "{}"  # reasoning_gym: its parameters, a JSON object
     task.extraction = "boxed"  # how the answer is read off a reply: boxed | last_number | answer_line | whole
     task.question_suffix = ""  # appended to every question as it is (begin with a space or newline)
+    task.format_penalty = 0.1  # search: what a malformed tool call takes off the reward of a right answer
+    task.two_hop = 0.5  # search over the embedded corpus: share of questions that take two searches, not one
     task.grading_timeout = 10.0  # seconds an answer may take before its worker is killed and it scores 0
     task.grading_workers = 2
     return task
+
+
+def tools() -> ConfigDict:
+    """Conversations with tools: their budgets, and who answers a call. Tasks of one reply use none of it."""
+    tools = ConfigDict()
+    tools.max_turns = 8  # replies of a conversation; sampling.max_new_tokens is for all of it, what tools answer included
+    tools.max_turn_tokens = 0  # of one reply; 0: what is left of the conversation's
+    tools.max_calls = 8  # tool calls of a conversation
+    tools.max_result_tokens = 500  # of one tool's answer; the rest is cut off
+    tools.workers = 16  # conversations whose tools answer at the same time
+    tools.ahead = 1  # decode calls until an answer joins, waited for if need be: exact to the last bit; 0: joins when it comes
+    tools.timeout = 30.0  # seconds that one try of a call may take
+    tools.retries = 5  # tries after the first that failed, with pauses of 1, 2, 4, ... seconds: 5 outlast a gap of 30 s
+    tools.retriever = "local"  # local (an index on this machine) | http://host:port of a server with Search-R1's /retrieve
+    tools.index = "embedded"  # local: a folder that espl_jax.tasks.search.build made, or the small corpus that is shipped
+    tools.topk = 3  # passages that a query gives
+    return tools
+
+
+def sft() -> ConfigDict:
+    """Supervised training (python -m espl_jax.sft): num_steps optimizer steps of `rl` on conversations (docs/sft.md)."""
+    sft = ConfigDict()
+    sft.data = "search"  # a name of demonstrations (espl_jax/demonstrations.py), or a .jsonl path of {"messages": [...]}
+    sft.num_demonstrations = 0  # drawn by the seed for training; 0: all that are there
+    sft.num_validation = 8  # held out by the seed, every evaluation.every steps; 0: none
+    sft.batch_size = 16  # conversations of a step
+    sft.adapter_dtype = "float32"  # of the adapter that is saved at the end: float32 | bfloat16 (half the size, rounded)
+    return sft
 
 
 def evaluation() -> ConfigDict:
@@ -207,6 +262,7 @@ def records() -> ConfigDict:
     records.keep_last = 2  # 2 or more leaves one to fall back to when the newest is damaged
     records.keep_best = 1  # by validation/pass@1
     records.tensorboard = True
+    records.report = True  # at the end write report.html, a page that shows the run (docs/report.md)
     records.grace = 20.0  # seconds after SIGTERM in which the step under way may end; then it is dropped
     records.wandb_project = ""  # "": Weights & Biases is not used
     records.compilation_cache = "~/.cache/espl_jax/xla"  # compiled programs, kept between runs; "": not kept

@@ -12,6 +12,7 @@ from espl_jax import config as configs
 from experiments import base
 
 ROOT = Path(__file__).parents[1]
+DOCS = ("launch.md", "hardware.md", "meshes.md", "hosts.md", "conversations.md", "strategies.md", "editors.md")
 HARDWARE = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
 
 
@@ -25,7 +26,7 @@ def test_the_xla_flags_in_the_docs_are_known_to_this_jaxlib():
     assert done.returncode == 0, done.stderr[-500:]
 
 
-@pytest.mark.parametrize("name", ["launch.md", "hardware.md", "meshes.md", "hosts.md"])
+@pytest.mark.parametrize("name", DOCS)
 def test_the_config_fields_in_the_docs_are_there(name):
     config = base.get_config()
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
@@ -36,7 +37,7 @@ def test_the_config_fields_in_the_docs_are_there(name):
         configs.field(config, field)
 
 
-@pytest.mark.parametrize("name", ["launch.md", "hardware.md", "meshes.md", "hosts.md"])
+@pytest.mark.parametrize("name", DOCS)
 def test_the_files_that_the_docs_link_to_are_there(name):
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]

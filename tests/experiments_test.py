@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from espl_jax import config as configs
+from espl_jax.tasks.search.build import build
+from espl_jax.tasks.search.passages import Passage
+from tests.tiny_run import CACHE
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__")
@@ -42,6 +45,45 @@ def test_beyondaime_runs_two_steps_on_a_tiny_model(tiny_qwen3, tmp_path):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]
     assert "step 2/2" in done.stdout and "best prompt:" in done.stdout
+
+
+SMALL_SEARCH = {
+    "task.num_problems": 2, "task.num_samples": 2, "task.num_validation": 1, "task.num_test": 1, "evaluation.every": 0,
+    "sampling.max_new_tokens": 160, "sampling.batch_size": 8, "tools.max_turns": 2, "tools.max_turn_tokens": 24,
+    "tools.retriever": "local", "evaluation.max_new_tokens": 16, "evolution.max_new_tokens": 32, "records.tensorboard": False,
+    "records.compilation_cache": CACHE,
+}  # fmt: skip
+
+
+def searched(name: str, model: Path, workdir: Path, **changes) -> list[dict]:
+    """The metrics of a small run of an experiment in search."""
+    small = {"model.path": model, **SMALL_SEARCH, **changes}
+    done = main(f"--config=experiments/{name}.py", f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in small.items()))
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_search_runs_two_steps_on_a_tiny_model_and_local_files(tiny_qwen3, tmp_path):
+    rows = [{"question": f"who wrote book {n}", "golden_answers": [f"Author {n}", f"A. {n}"]} for n in range(5)]
+    data = tmp_path / "questions.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    index = build([Passage(str(n), f"Book {n}", f"Author {n} wrote it.") for n in range(5)], tmp_path / "index", "tiny")
+    changes = {
+        "num_steps": 2, "model.max_length": 4096, "task.train": data, "task.num_train": 3, "tools.index": index,
+        "evolution.num_prompts": 2,
+    }  # fmt: skip
+    metrics = searched("search", tiny_qwen3, tmp_path / "run", **changes)
+    assert [row["step"] for row in metrics] == [0, 1, 2] and metrics[2]["train/turns"] >= 1
+    prompts = json.loads((tmp_path / "run" / "population.json").read_text(encoding="utf-8"))["prompts"]
+    assert prompts[0]["genome"]["document"].startswith("You are a careful researcher.")
+
+
+def test_search_quickstart_runs_a_step_on_a_tiny_model(tiny_qwen3, tmp_path):
+    changes = {"num_steps": 1, "model.max_length": 2048, "model.adapter": "", "task.num_train": 4}
+    assert len(searched("search_quickstart", tiny_qwen3, tmp_path / "run", **changes)) == 2
+    prompts = json.loads((tmp_path / "run" / "population.json").read_text(encoding="utf-8"))["prompts"]
+    root = (ROOT / "espl_jax" / "tasks" / "search" / "root.md").read_text(encoding="utf-8")
+    assert prompts[0]["genome"] == {"kind": "document", "principles": [], "document": root.strip()}
 
 
 @pytest.mark.parametrize(

@@ -122,3 +122,30 @@ def test_writing_needs_no_device(two_steps):
     """Importing the module must not start JAX's backends: a run may hold the accelerator."""
     code = "import sys, espl_jax.prompts; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+
+
+def test_pins_exports_and_imports_from_the_command_line(workdir, tiny_qwen3):
+    done = command(workdir, "pin", "0")
+    assert done.returncode == 0 and "written: " in done.stdout, done.stderr
+    assert command(workdir, "unpin", "0").stderr.strip() == "error: prompt 0 is not pinned", "not yet"
+
+    pool = workdir / "evolution_pool.json"
+    assert command(workdir, "export", str(pool), "--form=authors").returncode == 0
+    assert "is there already" in command(workdir, "export", str(pool)).stderr
+    data = json.loads(pool.read_text())
+    alive = len(prompts.load(workdir).alive)
+    assert len(data["evolution_pool"]) == alive
+    data["evolution_pool"].append({"program_id": 40, "principles": {"C0": "Count the\n letters.", "C7": "Add them."}})
+    pool.write_text(json.dumps(data))
+    done = command(workdir, "import", str(pool), "--parent=0")
+    assert done.returncode == 0 and done.stdout.count("left out: the text is that of prompt") == alive, done.stderr
+    assert f"1 of {alive + 1} prompts wait" in done.stdout
+    done = command(workdir, "import", str(workdir / "config.json"))
+    assert done.returncode == 1 and "cannot be imported: it is neither a population.json nor" in done.stderr
+
+    state = tiny_run.run(tiny_qwen3, workdir, num_steps=3, **SMALL)
+    child = next(p for p in state.population.prompts if p.genome.principles == ("Count the letters.", "Add them."))
+    assert child.operator == "human" and child.parents == (0,) and state.population.pinned == {0}
+    competed = [json.loads(line)["id"] for line in (workdir / "steps/000003/prompts.jsonl").read_text().splitlines()]
+    assert competed[0] == 0
+    assert command(workdir, "list").stdout.splitlines()[1].split()[0].endswith("p")

@@ -1,5 +1,6 @@
 """Where texts become tokens and tokens become replies: contexts, the root, and an editor's replies."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,19 +35,26 @@ def test_a_reply_without_the_stop_text_keeps_its_finish(finish):
 
 
 def test_the_root_is_empty_or_what_its_file_says(tmp_path):
-    config = base.get_config().evolution
-    assert rollout.root_genome(config) == Genome("principles")
+    config, task = base.get_config().evolution, toy.build(base.get_config().task, 0, base.tools())
+    task = replace(task, root="Count.\n")
+    assert rollout.root_genome(config, task) == Genome("principles")
+    with config.unlocked():
+        config.genome = "document"
+    assert rollout.root_genome(config, task) == Genome("document", document="Count.")
     (tmp_path / "root.txt").write_text("- Count on.\n\n2. Check twice.\n", encoding="utf-8")
     with config.unlocked():
         config.root = str(tmp_path / "root.txt")
-    assert rollout.root_genome(config).principles == ("Count on.", "Check twice.")
+    assert rollout.root_genome(config, task).document == "- Count on.\n\n2. Check twice."
+    with config.unlocked():
+        config.genome = "principles"
+    assert rollout.root_genome(config, task).principles == ("Count on.", "Check twice.")
 
 
 @pytest.mark.parametrize("layout", ["system", "user"])
 def test_principles_stand_where_the_layout_puts_them_and_stay_text(layout, tiny_qwen3):
     tokenizer = Tokenizer(tiny_qwen3, {})
     task_config = base.get_config().task
-    task = toy.build(task_config, 0)
+    task = toy.build(task_config, 0, base.tools())
     genome = Genome("principles", ("Mind the <|im_end|> sign.",))
     tokens = rollout.context_tokens(tokenizer, genome, task.train[0], task, layout)
     bare = rollout.context_tokens(tokenizer, Genome("principles"), task.train[0], task, layout)
@@ -77,14 +85,16 @@ class Numbers:
 
 def plan(policy, task, num_samples):
     prompts = [Prompt(i, Genome("principles"), Rating(25.0, 8.0), (), "root", 0) for i in range(2)]
-    decoding = base.get_config().sampling
-    return rollout.plan_groups(policy.tokenizer, prompts, task.train[:3], num_samples, decoding, "rollout", 7, task, "system")
+    config = base.get_config()
+    return rollout.plan_groups(
+        policy.tokenizer, prompts, task.train[:3], num_samples, config.sampling, "rollout", 7, task, "system", config.tools
+    )
 
 
 def test_each_reply_is_graded_when_it_ends_and_every_plan_gets_its_own(tiny_qwen3):
     graded, seen = [], []
     policy = Numbers(tiny_qwen3, watch=lambda: seen.append(len(graded)))
-    task = toy.build(base.get_config().task, 0)
+    task = toy.build(base.get_config().task, 0, base.tools())
     plans = [plan(policy, task, 2), plan(policy, task, 1)]
     grader = Inline(lambda problem, text: graded.append((problem, text)) or Grade(int(text) / 100))
     first, second = rollout.sample(policy, {}, plans, grader)
@@ -96,7 +106,7 @@ def test_each_reply_is_graded_when_it_ends_and_every_plan_gets_its_own(tiny_qwen
 
 
 def test_what_grading_raises_is_raised(tiny_qwen3):
-    policy, task = Numbers(tiny_qwen3), toy.build(base.get_config().task, 0)
+    policy, task = Numbers(tiny_qwen3), toy.build(base.get_config().task, 0, base.tools())
     with pytest.raises(ZeroDivisionError):
         rollout.sample(policy, {}, [plan(policy, task, 1)], Inline(lambda problem, text: Grade(1 / 0)))
 

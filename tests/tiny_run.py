@@ -22,8 +22,8 @@ from experiments import base
 CACHE = str(Path(tempfile.gettempdir()) / f"espl_jax_tests_{getpass.getuser()}")  # the tests' runs compile the same programs
 
 
-def parity_task(config: ConfigDict, seed: int) -> Task:
-    task = toy.build(config, seed)
+def parity_task(config: ConfigDict, seed: int, tools: ConfigDict) -> Task:
+    task = toy.build(config, seed, tools)
     grader = Inline(lambda _, text: Grade(float(len(text) % 2 == 0), str(len(text))))
     return Task("parity", task.train, task.validation, task.test, task.question, grader, "Write a reply of even length.")
 
@@ -39,7 +39,7 @@ def tiny_config(model: Path, **changes) -> ConfigDict:
         "evolution.max_problems": 2, "evolution.max_trajectories": 2, "evolution.max_new_tokens": 48,
         "evolution.temperature": 1.0, "evolution.edit_form": "sentence", "evolution.crossover_probability": 0.5,
         "evaluation.num_samples": 2, "evaluation.test": False, "evaluation.max_new_tokens": 6,
-        "records.tensorboard": False, "records.compilation_cache": CACHE,
+        "records.tensorboard": False, "records.report": False, "records.compilation_cache": CACHE,
     }  # fmt: skip
     for name, value in (values | changes).items():
         section, _, field = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""Edits -> a new genome, and what became of each edit.
+"""Edits of a list of principles -> the new list, and what became of each edit; documents.py has those of a document.
 
 Nothing raises for what an editor proposed: an edit that is not applied carries the reason as its fate.
 """
@@ -127,43 +127,3 @@ def _repeats(operation: Operation, text: str, slots: Slots, config) -> str:
         if other is not None and slot not in own and similarity(text, other) >= config.duplicate_similarity:
             return f"repeats G{slot}"
     return ""
-
-
-def apply_document(
-    genome: Genome, operations: Sequence[Operation], config, problems: Sequence[Problem]
-) -> tuple[Genome, tuple[Operation, ...]]:
-    """The document after search and replace in the order proposed, and the operations, each with its fate.
-
-    The search text must occur exactly once in the document as the edits before left it; an empty search text is for
-    an empty document alone. config: config.evolution (max_document_words); a document beyond it may only shrink.
-    """
-    document, judged = genome.document, []
-    for operation in operations:
-        if not operation.fate:
-            after, fate = _replaced(document, operation, config, problems)
-            document = document if fate else after
-            operation = replace(operation, fate=fate or APPLIED)
-        judged.append(operation)
-    return Genome("document", document=document), tuple(judged)
-
-
-def _replaced(document: str, operation: Operation, config, problems: Sequence[Problem]) -> tuple[str, str]:
-    search, text = operation.search.strip("\n"), operation.text.strip("\n")
-    if search.strip():
-        if (found := document.count(search)) != 1:
-            return "", f"the search text occurs {found} times"
-        after = document.replace(search, text)
-    elif document.strip():
-        return "", "the search text is empty"
-    else:
-        after = text
-    return after, _document_objection(document, after, text, config, problems)
-
-
-def _document_objection(before: str, after: str, text: str, config, problems: Sequence[Problem]) -> str:
-    if before == after:
-        return "changes nothing"
-    words = count_words(after)
-    if words > config.max_document_words and words > count_words(before):
-        return f"the document would have {words} words (limit {config.max_document_words})"
-    return control_marks(text) or leaks(text, problems)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from espl_jax.evolution.apply import APPLIED, Slots, already_edited, births_of_slots, edit_slots, trim
 from espl_jax.evolution.forms import edit_chat
+from espl_jax.evolution.grammar import held
 from espl_jax.evolution.reflection import ask, edit_call, is_applied
 from espl_jax.structs import Call, Editor, Genome, Operation, Problem
 
@@ -67,7 +68,7 @@ def _carry_out_plan(
 ) -> tuple[Draft, Call]:
     """The draft after the plan, with the rivals left that the plan does not mention; and the call."""
     values = {"task": describe, "principles": _marked(draft), "max_words": str(config.max_principle_words)}
-    chat = edit_chat("mutation/consolidation", "consolidation", config, **values)
+    [chat] = held([edit_chat("mutation/consolidation", "consolidation", config, **values)], ALLOWED, config, len(draft.slots))
     new = tuple(range(draft.first_new, len(draft.slots)))
     call = edit_call("consolidation", chat, ask(editor, [chat])[0], ALLOWED, config, targets=new)
     slots, planned = edit_slots(draft.slots, call.operations, config, problems)

@@ -2,6 +2,7 @@
 
 It reads JSON in the shapes that models really write, and, where `replace` is allowed, search/replace blocks:
 
+  Evidence: why this change, on the lines before the block
   <<<<<<< SEARCH
   text that stands in the document
   =======
@@ -41,6 +42,7 @@ _OP_NAMES = {
     "replace": "replace",
 }  # fmt: skip
 _OPEN, _MIDDLE, _CLOSE = (re.compile(p) for p in (r"\s*<{5,}\s*SEARCH\b", r"\s*={5,}\s*$", r"\s*>{5,}\s*REPLACE\b"))
+_EVIDENCE = re.compile(r"[\s*_#>\d.-]*evidence\b[\s*_]*:[\s*_]*(.*)", re.IGNORECASE)
 
 
 def parse_edits(text: str, allowed_ops: Sequence[str], finish: str) -> tuple[tuple[Operation, ...], str]:
@@ -186,17 +188,26 @@ def _is_position(value: float) -> bool:
 
 def _blocks(text: str) -> Iterator[Operation]:
     """The search/replace blocks; one that is not finished is kept with that as its fate."""
-    search, replacement, state = [], [], "outside"
+    search, replacement, between, evidence, state = [], [], [], "", "outside"
     for line in text.splitlines():
         if state == "outside" and _OPEN.match(line):
-            search, replacement, state = [], [], "search"
+            search, replacement, between, evidence, state = [], [], [], _evidence(between), "search"
         elif state == "search" and _MIDDLE.match(line):
             state = "replace"
         elif state == "replace" and _CLOSE.match(line):
-            yield Operation("replace", text="\n".join(replacement), search="\n".join(search))
+            yield Operation("replace", text="\n".join(replacement), search="\n".join(search), evidence=evidence)
             state = "outside"
-        elif state != "outside":
-            (search if state == "search" else replacement).append(line)
+        else:
+            {"outside": between, "search": search, "replace": replacement}[state].append(line)
     if state != "outside":
         fate = "the search/replace block is not finished"
-        yield Operation("replace", text="\n".join(replacement), search="\n".join(search), fate=fate)
+        yield Operation("replace", text="\n".join(replacement), search="\n".join(search), evidence=evidence, fate=fate)
+
+
+def _evidence(lines: Sequence[str]) -> str:
+    """What stands behind the last "Evidence:" of some lines."""
+    for number in range(len(lines) - 1, -1, -1):
+        if found := _EVIDENCE.match(lines[number]):
+            said = (found.group(1), *(line for line in lines[number + 1 :] if not line.lstrip().startswith("```")))
+            return _shown(" ".join(" ".join(said).split()))
+    return ""

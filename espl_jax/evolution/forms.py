@@ -1,19 +1,21 @@
-"""The two forms in which an editor may be asked for edits of principles.
+"""The two forms in which an editor may be asked for edits.
 
-json: a list of operations, for models that can write it. sentence: one line of advice, begun for the model and ended at
-the line's end, for models that cannot (SmolLM2-135M-Instruct wrote 2 parseable JSON lists in 24 replies); the line is a
-new principle, or the wording into which several are merged. Whose words they are is the same in both.
+json: a list of operations (of a document: search/replace blocks), for models that can write it. sentence: one line of advice,
+begun for the model and ended at the line's end, for models that cannot (SmolLM2-135M-Instruct wrote 2 parseable JSON lists in
+24 replies); the line is a new principle, or the wording into which several are merged, or a hint of a document (hints.py).
+Whose words they are is the same in both.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from espl_jax.evolution import hints
 from espl_jax.evolution.apply import clean
 from espl_jax.evolution.edits import CUT_OFF, parse_edits, strip_thinking
-from espl_jax.evolution.render import fill, placeholders
+from espl_jax.evolution.render import bulleted, fill, guidance, placeholders
 from espl_jax.evolution.words import count_words
-from espl_jax.structs import Chat, Message, Operation
+from espl_jax.structs import Chat, Genome, Message, Operation
 
 ADVICE = "Advice:"
 MIN_WORDS = 3  # of a sentence; less is an empty line, or the label of a principle ("G2")
@@ -37,17 +39,21 @@ def parse_sentence(
 
 @dataclass(frozen=True)
 class Form:
-    """How edits are asked for and read. suffix: of the templates' names; reply_prefix, stop: of the chats."""
+    """How edits are asked for and read. suffix: of the templates' names; reply_prefix, stop: of the chats.
+
+    document: what of a document the editor is shown.
+    """
 
     suffix: str
     reply_prefix: str
     stop: str
     parse: Parser
+    document: Callable[[Genome], str]
 
 
 FORMS = {
-    "json": Form("", "", "", lambda text, allowed_ops, finish, targets: parse_edits(text, allowed_ops, finish)),
-    "sentence": Form("_sentence", ADVICE, "\n", parse_sentence),
+    "json": Form("", "", "", lambda text, allowed_ops, finish, targets: parse_edits(text, allowed_ops, finish), guidance),
+    "sentence": Form("_sentence", ADVICE, "\n", parse_sentence, hints.listed),
 }
 
 
@@ -55,6 +61,11 @@ def edit_chat(chat_id: str, name: str, config, **values: str) -> Chat:
     """The chat that asks for edits with template `name` in the config's form; values without a place are left out."""
     form = FORMS[config.edit_form]
     return Chat(chat_id, (Message("user", form_text(name, config, **values)),), form.reply_prefix, form.stop)
+
+
+def shown(genome: Genome, config) -> str:
+    """What an editor reads of a genome that it must not refer to by id."""
+    return FORMS[config.edit_form].document(genome) if genome.kind == "document" else bulleted(genome)
 
 
 def form_text(name: str, config, **values: str) -> str:

@@ -1,21 +1,28 @@
-"""What must not enter a prompt: answers of training problems, and the control marks of chat templates.
+"""What must not enter a prompt: answers of training problems, their words, and the control marks of chat templates.
 
 A principle that carries a training problem's answer is rewarded for memory, not for insight. The guard looks for the
-answer beside the problem's own words and numbers, because an answer such as "2" alone says nothing.
+answer beside the problem's own words and numbers, because an answer such as "2" alone says nothing. Answers are looked for
+in the problems that the editor was shown, quotations in the whole training set.
 """
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 from espl_jax.structs import Problem
 
 RUN = 8  # so many of the question's words in a row are a quotation
+ALIASES = "golden_answers"  # in Problem.data: all that counts as right, of which `answer` is one
+TEMPLATE = 0.05  # words that more than this share of a training set has in common are how it asks, and quote no problem
 _TERM = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+")
 _LAYOUT = re.compile(r"\\(?:[dt]?frac|text|mathrm|mathbf|left|right|boxed|cdot|times|displaystyle)(?![a-zA-Z])")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\{,\}|\\,)(?=\d{3}(?!\d))")
 _CONTROL = re.compile(
     r"<[|｜][^<>\n]{0,40}[|｜]>|</?(?:think|s|bos|eos|start_of_turn|end_of_turn)>|\[/?INST\]|<</?SYS>>", re.IGNORECASE
+)
+_INVISIBLE = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
 )
 _NUMBER_WORDS = {  # "one" and "two" are left out: they are too common as plain words
     "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10",
@@ -32,21 +39,64 @@ _COMMON_ENGLISH = (
 _STOPWORDS = frozenset(_COMMON_ENGLISH.split())
 
 
+class Library:
+    """The words of a training set, in which quotations are looked for, and the parts of a document that no edit may change."""
+
+    def __init__(self, problems: Iterable[Problem], protected: Iterable[str] = ()):
+        self._problems = tuple(problems)
+        self.protected = tuple(protected)
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        """Each question's terms between blanks; made when something is first looked for."""
+        return [f" {' '.join(_terms(problem.question))} " for problem in self._problems]
+
+    @cached_property
+    def _everything(self) -> str:
+        return "\n".join(self._lines)
+
+    def quoted(self, terms: list[str]) -> str:
+        """The id of a problem of which the terms have RUN or more in a row, or ""."""
+        limit = max(1, TEMPLATE * len(self._problems))
+        for run in sorted(_runs(terms)):
+            words = f" {' '.join(run)} "
+            if words in self._everything:  # one fast look first: nearly always there is nothing
+                found = [i for i, line in enumerate(self._lines) if words in line]
+                if len(found) <= limit:
+                    return self._problems[found[0]].id
+        return ""
+
+
+class Watched(tuple[Problem, ...]):
+    """The problems that an editor was shown, and the library behind them: what an edit is held against."""
+
+    library: Library
+
+    def __new__(cls, problems: Iterable[Problem], library: Library) -> "Watched":
+        watched = super().__new__(cls, problems)
+        watched.library = library
+        return watched
+
+
 def control_marks(text: str) -> str:
-    """Why the text looks like an attempt at chat control tokens, or "".
+    """Why the text looks like an attempt at chat control tokens, or hides something from a reader, or "".
 
     Such text can never become a control token; it is kept out because it only serves to confuse a reader.
     """
-    found = _CONTROL.search(text)
-    return f"holds the chat control mark {found.group()!r}" if found else ""
+    if found := _CONTROL.search(text):
+        return f"holds the chat control mark {found.group()!r}"
+    found = _INVISIBLE.search(text)
+    return f"holds the invisible character U+{ord(found.group()):04X}" if found else ""
 
 
 def leaks(text: str, problems: Sequence[Problem]) -> str:
     """Which problem the text gives away and how, or "".
 
-    A problem is given away when the text (a) quotes RUN or more of its words in a row; or names its answer, as whole
-    words or numbers, and (b) at least two and 60% of the question's numbers, or (c) enough of the words and numbers
-    that set it apart from the other problems, fewer when the answer is a rare thing to write, or (d) one of these and
+    problems: whose answers and words are looked for; of a Watched, also the words of its library.
+
+    A problem is given away when the text (a) quotes RUN or more of its words in a row; or names its answer or one of its
+    ALIASES, as whole words or numbers, and (b) at least two and 60% of the question's numbers, or (c) enough of the words and
+    numbers that set it apart from the other problems, fewer when the answer is a rare thing to write, or (d) one of these and
     "the answer is".
     """
     terms = _terms(text)
@@ -55,9 +105,16 @@ def leaks(text: str, problems: Sequence[Problem]) -> str:
     for problem, question in zip(problems, questions, strict=True):
         if _quotes(terms, question, questions):
             return f"quotes the question of problem {problem.id}"
-        if _names_answer(terms, text, problem.answer, question, common):
+        if any(_names_answer(terms, text, answer, question, common) for answer in answers(problem)):
             return f"gives away the answer of problem {problem.id}"
-    return ""
+    quoted = problems.library.quoted(terms) if isinstance(problems, Watched) else ""
+    return f"quotes the question of problem {quoted}" if quoted else ""
+
+
+def answers(problem: Problem) -> list[str]:
+    """All that counts as the problem's answer, each once."""
+    aliases = problem.data[ALIASES] if ALIASES in problem.data else ()
+    return list(dict.fromkeys([problem.answer, *map(str, aliases)]))
 
 
 def _terms(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What people add to a population: children that they wrote, and retirements.
+"""What people do to a population: children that they wrote or imported, retirements, and pins.
 
 An Edit waits in the work directory (records/inbox.py) until the run takes it in between two steps. It names the prompt it is
 about and what that prompt said, so that it can never land on another one.
@@ -22,8 +22,9 @@ UNBORN = -1  # the population gives the id
 class Edit:
     """What a person wants done.
 
-    kind: a key of KINDS. target: the id of the parent (add) or of the prompt that is to go (retire). seen: what the target
-    said when the edit was written. genome: the child's text (add), or None. note: why, in the person's words.
+    kind: a key of KINDS. target: the id of the parent (add), or of the prompt that is to go (retire), to compete in every step
+    (pin) or to compete like any other again (unpin). seen: what the target said when the edit was written. genome: the child's
+    text (add), or None. note: why, in the person's words.
     """
 
     kind: str
@@ -40,7 +41,7 @@ class Edit:
 
 
 def carry_out(population: Population, edit: Edit, step: int, config) -> tuple[Population, int]:
-    """The population after the edit, and the id of the child, or of the retired prompt.
+    """The population after the edit, and the id of the child, or of the target.
 
     step: iterations done, which becomes the child's `born`. config: config.evolution. A child is rated like a mutant of its
     parent. Raises ValueError, in a sentence, for what `objection` finds.
@@ -57,13 +58,25 @@ def objection(population: Population, edit: Edit, config) -> str:
         return f"there is no prompt {edit.target}"
     if known[edit.target].genome != edit.seen:
         return f"prompt {edit.target} does not say what it said when this was written; look at it and write again"
-    if edit.genome is not None:
-        return _objection_to_child(population, edit, config)
+    return OBJECTIONS[edit.kind](population, edit, config)
+
+
+def _objection_to_retiring(population: Population, edit: Edit, config) -> str:
     if edit.target in population.retired:
         return f"prompt {edit.target} has retired already"
     if len(population.alive) == 1:
         return f"prompt {edit.target} is the last that is alive; add another one first"
     return ""
+
+
+def _objection_to_pin(population: Population, edit: Edit, config) -> str:
+    if edit.target in population.retired:
+        return f"prompt {edit.target} has retired; add a child that says the same and pin that"
+    return f"prompt {edit.target} is pinned already" if edit.target in population.pinned else ""
+
+
+def _objection_to_unpin(population: Population, edit: Edit, config) -> str:
+    return "" if edit.target in population.pinned else f"prompt {edit.target} is not pinned"
 
 
 def _objection_to_child(population: Population, edit: Edit, config) -> str:
@@ -96,10 +109,24 @@ def _add(population: Population, edit: Edit, step: int, config) -> tuple[Populat
 
 def _retire(population: Population, edit: Edit, step: int, config) -> tuple[Population, int]:
     del step, config
-    return replace(population, retired=population.retired | {edit.target}), edit.target
+    retired, pinned = population.retired | {edit.target}, population.pinned - {edit.target}
+    return replace(population, retired=retired, pinned=pinned), edit.target
 
 
-KINDS: dict[str, Callable[..., tuple[Population, int]]] = {"add": _add, "retire": _retire}
+def _pin(population: Population, edit: Edit, step: int, config) -> tuple[Population, int]:
+    del step, config
+    return replace(population, pinned=population.pinned | {edit.target}), edit.target
+
+
+def _unpin(population: Population, edit: Edit, step: int, config) -> tuple[Population, int]:
+    del step, config
+    return replace(population, pinned=population.pinned - {edit.target}), edit.target
+
+
+KINDS: dict[str, Callable[..., tuple[Population, int]]] = {"add": _add, "retire": _retire, "pin": _pin, "unpin": _unpin}
+OBJECTIONS: dict[str, Callable[..., str]] = {
+    "add": _objection_to_child, "retire": _objection_to_retiring, "pin": _objection_to_pin, "unpin": _objection_to_unpin,
+}  # fmt: skip
 
 
 def to_json(edit: Edit) -> dict[str, Any]:

@@ -12,12 +12,15 @@ from itertools import chain, zip_longest
 import numpy as np
 
 from espl_jax.evolution import consolidation
-from espl_jax.evolution.apply import apply_document
+from espl_jax.evolution.documents import apply_document
 from espl_jax.evolution.edits import CUT_OFF, strip_thinking
-from espl_jax.evolution.forms import edit_chat, form_text
+from espl_jax.evolution.forms import edit_chat, form_text, shown
+from espl_jax.evolution.grammar import held
+from espl_jax.evolution.guards import Library, Watched
 from espl_jax.evolution.rating import child_rating_mutation
 from espl_jax.evolution.reflection import ask, birth, drop_beyond, edit_call
 from espl_jax.evolution.render import guidance
+from espl_jax.evolution.retelling import retell
 from espl_jax.evolution.words import elide
 from espl_jax.structs import (
     Call,
@@ -38,7 +41,7 @@ ALLOWED = {"principles": ("add", "modify"), "document": ("replace",)}
 
 @dataclass(frozen=True)
 class Attempt:
-    """One trajectory of a problem. number: its sample index g in the rollouts."""
+    """One trajectory of a problem. number: its sample index g in the rollouts; text: a conversation is retold in it."""
 
     number: int
     text: str
@@ -63,12 +66,13 @@ def mutate(
     editor: Editor,
     config,
     rng: np.random.Generator,
+    library: Library,
 ) -> Reflection:
     """A child of `parent_id` with edited text and the parent's mu, or the reason why there is none.
 
     population: after this step's rating. describe: the task in a sentence or two. config: config.evolution. rng: draws
-    the problems where max_problems limits them; nothing else is random here. Calls the editor up to three times.
-    Raises ValueError when the parent has no rollouts.
+    the problems where max_problems limits them; nothing else is random here. library: the training set, of which no edit may
+    quote a problem. Calls the editor up to three times. Raises ValueError when the parent has no rollouts.
     """
     parent = population[parent_id]
     cases = find_cases(rollouts, parent_id, config, rng)
@@ -76,7 +80,8 @@ def mutate(
         return Reflection("mutation", (parent_id,), (), reason="no problem has both success and failure")
     summaries = _summarise(cases, parent.genome, describe, editor, config)
     critiques = _criticise(cases, summaries, parent.genome, describe, editor, config)
-    genome, edits = REVISE[parent.genome.kind](parent.genome, critiques, rollouts.problems, describe, editor, config)
+    watched = Watched(rollouts.problems, library)
+    genome, edits = REVISE[parent.genome.kind](parent.genome, critiques, watched, describe, editor, config)
     rating = child_rating_mutation(parent.rating, config.sigma_inflation)
     return birth("mutation", population, (parent_id,), genome, rating, step, summaries + edits)
 
@@ -97,18 +102,25 @@ def find_cases(rollouts: Rollouts, parent_id: int, config, rng: np.random.Genera
     kept = list(found.values())
     if 0 < config.max_problems < len(kept):
         kept = [kept[i] for i in sorted(rng.choice(len(kept), config.max_problems, replace=False))]
-    return [Case(rollouts.problems[q], _attempts(rollouts, p, q, config.max_trajectories)) for q in kept]
+    return [Case(rollouts.problems[q], _attempts(rollouts, p, q, config)) for q in kept]
 
 
-def _attempts(rollouts: Rollouts, p: int, q: int, limit: int) -> tuple[Attempt, ...]:
-    """The trajectories of one group; a limit (0: none) keeps successes and failures by turns. Above V is a success."""
-    rewards = rollouts.rewards_PQG[p, q]
+def _attempts(rollouts: Rollouts, p: int, q: int, config) -> tuple[Attempt, ...]:
+    """The trajectories of one group; max_trajectories keeps successes and failures by turns. Above V is a success."""
+    rewards, limit = rollouts.rewards_PQG[p, q], config.max_trajectories
     order = list(range(len(rewards)))
     if limit > 0:
         wins, losses = ([g for g in order if (rewards[g] > rewards.mean()) == won] for won in (True, False))
         order = sorted([g for g in chain(*zip_longest(wins, losses)) if g is not None][:limit])
     flat = [(g, rollouts.index(p, q, g)) for g in order]
-    return tuple(Attempt(g, rollouts.texts[i], float(rewards[g]), rollouts.grades[i].extracted) for g, i in flat)
+    return tuple(Attempt(g, _told(rollouts, i, config), float(rewards[g]), rollouts.grades[i].extracted) for g, i in flat)
+
+
+def _told(rollouts: Rollouts, index: int, config) -> str:
+    """A trajectory as an editor reads it."""
+    if rollouts.conversations is None:
+        return rollouts.texts[index]
+    return retell(rollouts.conversations[index], config.max_trajectory_words)
 
 
 def _summarise(cases: Sequence[Case], genome: Genome, describe: str, editor: Editor, config) -> list[Call]:
@@ -159,6 +171,7 @@ def _criticise(
     told = [(case, _retold(case, texts, config)) for case in cases]
     told = [(case, attempts) for case, attempts in told if attempts]
     chats = [_critique_chat(case.problem, attempts, genome, describe, config) for case, attempts in told]
+    chats = held(chats, ALLOWED[genome.kind], config, len(genome.principles))
     calls = [
         edit_call("critique", chat, reply, ALLOWED[genome.kind], config, case.problem.id)
         for (case, _), chat, reply in zip(told, chats, ask(editor, chats), strict=True)
@@ -181,7 +194,8 @@ def _critique_chat(problem: Problem, attempts: str, genome: Genome, describe: st
     values = {"task": describe, "question": problem.question, "answer": problem.answer, "attempts": attempts}
     values["max_edits"] = str(config.max_edits)
     if genome.kind == "document":
-        values |= {"document": guidance(genome), "max_words": str(config.max_document_words)}
+        values |= {"document": shown(genome, config), "max_words": str(config.max_document_words)}
+        values["max_growth"] = str(config.max_document_growth)
         name = "document_critique"
     else:
         values |= {"principles": guidance(genome), "max_words": str(config.max_principle_words)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from espl_jax.structs import Genome, Match, Population, Prompt, Rating
+from espl_jax.structs import Genome, Match, Population, Prompt, Rating, Trial
 
 VERSION = 1
 
@@ -21,8 +21,8 @@ def root_population(genome: Genome, config) -> Population:
 def add_child(population: Population, child: Prompt, max_population: int) -> tuple[Population, Prompt]:
     """The population with `child`, and the child under the id it was given (ids are consecutive, the root is 0).
 
-    Beyond `max_population` living prompts the oldest retire; they stay in the lineage. Raises ValueError for parents
-    that the population does not know, and for a max_population below 1.
+    Beyond `max_population` living prompts the oldest retire; they stay in the lineage. Pinned ones neither count nor retire.
+    Raises ValueError for parents that the population does not know, and for a max_population below 1.
     """
     known = {prompt.id for prompt in population.prompts}
     if unknown := set(child.parents) - known:
@@ -31,8 +31,8 @@ def add_child(population: Population, child: Prompt, max_population: int) -> tup
         raise ValueError(f"max_population is {max_population}; use 1 or more")
     child = replace(child, id=max(known) + 1)
     population = replace(population, prompts=population.prompts + (child,))
-    surplus = len(population.alive) - max_population
-    leaving = frozenset(prompt.id for prompt in population.alive[: max(surplus, 0)])
+    counted = [prompt.id for prompt in population.alive if prompt.id not in population.pinned]
+    leaving = frozenset(counted[: max(len(counted) - max_population, 0)])
     return replace(population, retired=population.retired | leaving), child
 
 
@@ -66,6 +66,8 @@ def to_json(population: Population) -> dict[str, Any]:
         "prompts": [asdict(prompt) for prompt in population.prompts],
         "matches": [asdict(match) for match in population.matches],
         "retired": sorted(population.retired),
+        "trials": [asdict(trial) for trial in population.trials],
+        "pinned": sorted(population.pinned),
     }
 
 
@@ -77,6 +79,8 @@ def from_json(data: Mapping[str, Any]) -> Population:
         prompts=tuple(_prompt(entry) for entry in _field(data, "prompts", "population")),
         matches=tuple(_match(entry) for entry in _field(data, "matches", "population")),
         retired=frozenset(_field(data, "retired", "population")),
+        trials=tuple(_trial(entry) for entry in data["trials"]) if "trials" in data else (),  # older files have none
+        pinned=frozenset(data["pinned"]) if "pinned" in data else frozenset(),
     )
 
 
@@ -102,6 +106,15 @@ def _match(data: Mapping[str, Any]) -> Match:
         prompt_ids=tuple(_field(data, "prompt_ids", "match")),
         scores=tuple(_field(data, "scores", "match")),
         ranks=tuple(_field(data, "ranks", "match")),
+    )
+
+
+def _trial(data: Mapping[str, Any]) -> Trial:
+    return Trial(
+        step=_field(data, "step", "trial"),
+        prompt_ids=tuple(_field(data, "prompt_ids", "trial")),
+        problem_ids=tuple(_field(data, "problem_ids", "trial")),
+        values=tuple(tuple(row) for row in _field(data, "values", "trial")),
     )
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from espl_jax.evolution.apply import APPLIED, apply_document, apply_principles
+from espl_jax.evolution.apply import APPLIED, apply_principles
+from espl_jax.evolution.documents import apply_document
+from espl_jax.evolution.fates import rejection_rates
 from espl_jax.evolution.forms import FORMS
 from espl_jax.evolution.population import twin
 from espl_jax.structs import (
@@ -105,7 +107,7 @@ def _why_no_edits(calls: Sequence[Call]) -> str:
 
 
 def reflection_metrics(reflections: Iterable[Reflection]) -> dict[str, float]:
-    """Counts over some reflections: calls, replies and operations by what became of them, tokens, children."""
+    """Counts over some reflections: calls, replies and operations by what became of them, tokens, children; and fates.py's."""
     reflections = list(reflections)
     calls = [call for reflection in reflections for call in reflection.calls]
     operations = [operation for call in calls for operation in call.operations]
@@ -121,7 +123,7 @@ def reflection_metrics(reflections: Iterable[Reflection]) -> dict[str, float]:
         "operations_proposed": len(operations),
         "operations_applied": sum(is_applied(operation) for operation in operations),
     }
-    return {f"evolution/{name}": float(count) for name, count in counts.items()}
+    return {f"evolution/{name}": float(count) for name, count in counts.items()} | rejection_rates(operations)
 
 
 def reflection_to_json(reflection: Reflection) -> dict[str, Any]:

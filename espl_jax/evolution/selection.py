@@ -9,20 +9,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from espl_jax.evolution.fitness import FITNESS
+from espl_jax.evolution.islands import guests, residents
 from espl_jax.structs import Population, Prompt
 
 
-def select(population: Population, config, rng: np.random.Generator) -> tuple[Prompt, ...]:
+def select(population: Population, config, rng: np.random.Generator, step: int) -> tuple[Prompt, ...]:
     """config.num_prompts distinct prompts from the newest config.window living ones; all of them when there are fewer.
 
-    Raises ValueError for an unknown strategy and for a window or number below 1.
+    Pinned prompts take places first, oldest first, whatever the window and the island; when more are pinned than there are
+    places, all of them compete and nobody else. The rest are those of the island whose turn `step` is, by config.fitness, and
+    its guest (islands.py) behind them. Raises ValueError for an unknown strategy and for a window or number below 1.
     """
     if config.selection not in SELECTION:
         raise ValueError(f"evolution.selection is {config.selection!r}; use one of {sorted(SELECTION)}")
     if config.window < 1 or config.num_prompts < 1:
         raise ValueError(f"window is {config.window} and num_prompts {config.num_prompts}; use 1 or more")
-    candidates = population.alive[-config.window :]
-    return SELECTION[config.selection](candidates, min(config.num_prompts, len(candidates)), rng, config)
+    pinned = tuple(prompt for prompt in population.alive if prompt.id in population.pinned)
+    visiting = tuple(_others(guests(population, step, config), pinned))[: max(config.num_prompts - len(pinned), 0)]
+    window = FITNESS[config.fitness](residents(population, step, config.islands)[-config.window :], population, config)
+    candidates = _others(window, pinned)
+    count = max(0, min(config.num_prompts - len(pinned) - len(visiting), len(candidates)))
+    chosen = SELECTION[config.selection](candidates, count, rng, config) if count else ()
+    return pinned + tuple(population[prompt.id] for prompt in chosen) + visiting
 
 
 def bound(prompt: Prompt, width: float) -> float:

@@ -24,6 +24,19 @@ def elide(text: str, max_words: int) -> str:
     return f"{start}\n[... {len(spans) - max(max_words, 0)} words left out ...]\n{end}"
 
 
+def head(text: str, count: int) -> str:
+    """The text, or, if it has more than `count` words, its beginning and a mark: `count` words in all."""
+    spans = [match.span() for match in _WORD.finditer(text)]
+    if len(spans) <= count:
+        return text
+    return f"{text[: spans[count - 2][1]]} …" if count > 1 else "…" * count
+
+
+def occurrences(text: str, document: str) -> int:
+    """How often a text that is not empty stands in another one, overlaps included."""
+    return len(re.findall(f"(?={re.escape(text)})", document))
+
+
 def similarity(first: str, second: str) -> float:
     """Jaccard similarity in [0, 1] of the two texts' sets of words, numbers and signs, in lower case."""
     a, b = set(_TERM.findall(first.lower())), set(_TERM.findall(second.lower()))

@@ -20,7 +20,7 @@ RATIOS = {
 
 @flax.struct.dataclass
 class Row:
-    """One trajectory on the host: `context` tokens, then what the policy wrote."""
+    """One trajectory on the host: `context` tokens, then what the policy wrote, and perhaps what tools answered in between."""
 
     context: np.ndarray
     completion: Completion
@@ -79,8 +79,8 @@ def minibatches(rows: Sequence[Row], count: int, rng: np.random.Generator) -> It
 
 
 def token_weights(rows: Sequence[Row], aggregation: str, max_new_tokens: int) -> list[float]:
-    """What each token of row i weighs in the minibatch's loss."""
-    lengths = [len(row.completion.tokens) for row in rows]
+    """What each token that the policy drew in row i weighs in the minibatch's loss."""
+    lengths = [int(row.completion.drawn.sum()) for row in rows]
     return AGGREGATIONS[aggregation](lengths, max_new_tokens)
 
 
@@ -151,27 +151,31 @@ def fill(
                 before = tree.segments[segment.parent]
                 last = before.start + before.length - 1
                 source = np.append(last, np.arange(segment.start, segment.start + segment.length))
-                targets += [(source, row, weights[segment.sample])]
+                targets += [(source[row.completion.drawn], row, weights[segment.sample])]
         place(r, targets, ints, floats, denominator, match)
     return Batch(attend=layout(trees, T), **ints, **floats)
 
 
 def place(r: int, targets: list, ints: dict, floats: dict, denominator: str, match: str) -> None:
-    """Writes the targets of one packed row, in the order of their sources."""
+    """Writes the targets of one packed row, in the order of their sources: the tokens that the policy drew."""
     if not targets:
         return
+
     def joined(values):
         return np.concatenate([np.broadcast_to(value, len(source)) for (source, *_), value in zip(targets, values)])
 
     source = joined([source for source, _, _ in targets])
     order, M = np.argsort(source, kind="stable"), len(source)
-    completions = [row.completion for _, row, _ in targets]
+
+    def drawn(name):
+        return joined([getattr(row.completion, name)[row.completion.drawn] for _, row, _ in targets])
+
     columns = {
         "source": source,
-        "targets": joined([completion.tokens for completion in completions]),
+        "targets": drawn("tokens"),
         "weight": joined([weight for *_, weight in targets]),
-        "denominator": joined([getattr(completion, denominator) for completion in completions]),
-        "match": joined([getattr(completion, match) for completion in completions]),
+        "denominator": drawn(denominator),
+        "match": drawn(match),
         "advantage": joined([row.advantage for _, row, _ in targets]),
         "temperature": joined([row.temperature for _, row, _ in targets]),
     }

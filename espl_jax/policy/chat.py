@@ -7,6 +7,7 @@ that knows no control tokens. For text that spells none, that is exactly what tr
 """
 
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +50,7 @@ class Tokenizer:
         self._template = _template(self._tokenizer, self._directory)
         self._arguments = _checked_arguments(self._tokenizer, template_arguments)
         self._turns: dict[tuple, list[str]] = {}
+        self._frames: dict[tuple[str, ...], str | None] = {}
         self.stop_ids = _stop_ids(self._tokenizer, self._directory, self._control_ids)
         pad_id = self._tokenizer.pad_token_id
         self.pad_id = self.stop_ids[0] if pad_id is None else pad_id
@@ -63,12 +65,71 @@ class Tokenizer:
         wrote them; the special ones stay text there too. Raises ValueError when the template refuses the conversation
         (no system turns, say), leaves a turn out, or makes control tokens out of text.
         """
-        messages = [Message(message.role, _whole(message.content)) for message in chat.messages]
+        messages = [Message(message.role, whole(message.content)) for message in chat.messages]
         masks = _masks(self._any_control, [message.content for message in messages])
         masked = [Message(message.role, self._mask(message, masks)) for message in messages]
         text = self._apply(masked)
         self._check_rendering(text, masked)
         return np.asarray(self._encode_rendered(text, masks) + self._encode(chat.reply_prefix), np.int32)
+
+    def reply(self, text: str) -> np.ndarray:
+        """int32 tokens of a reply as the policy would draw it, the token that ends it included: for training on given replies.
+
+        As in `render`, marks that the tokenizer does not call special keep their tokens; the special ones stay text.
+        """
+        masks = _masks(self._any_special, [text := whole(text)])
+        hidden = self._any_special.sub(lambda match: masks[match[0]], text)
+        return np.asarray([*self._encode_rendered(hidden, masks), self._end_id()], np.int32)
+
+    def _end_id(self) -> int:
+        """The token with which the template closes a reply; the tokenizer's own end token where it closes it with none."""
+        behind = self._encode_rendered(self._frame(("user",)) or "", {})
+        return behind[0] if behind and behind[0] in self.stop_ids else self._tokenizer.eos_token_id
+
+    def between(self, turns: Sequence[Message]) -> np.ndarray:
+        """int32 tokens that lie between a reply and the next one of a conversation: what the template closes a reply with (but
+        for its end token, since the reply ended with one), the turns, and the opening of the next reply.
+
+        No content is seen by the template: it takes the place of a stand-in, and every control token's spelling in it stays
+        text. Tools speak in user turns where the template refuses their role or leaves out what they say, and all turns in one
+        where it wants user and assistant by turns. Raises ValueError when it refuses that too.
+        """
+        for said in (tuple(turns), _by_user(turns), _in_one(turns)):
+            if (frame := self._frame(tuple(message.role for message in said))) is not None:
+                break
+        else:
+            raise ValueError(f"the chat template of {self._directory} refuses to go on after a reply; use another model")
+        contents = [whole(message.content) for message in said]
+        masks = _masks(self._any_control, contents)
+        hidden = [self._any_control.sub(lambda match: masks[match[0]], content) for content in contents]
+        text = frame.translate({ord(private): content for private, content in zip(_unused(set()), hidden)})
+        if self._any_control.findall(text) != self._any_control.findall(frame):
+            raise ValueError(f"the chat template of {self._directory} makes control tokens out of text; use another model")
+        tokens = self._encode_rendered(text, masks)
+        return np.asarray(tokens[1:] if tokens[0] in self.stop_ids else tokens, np.int32)
+
+    def _frame(self, roles: tuple[str, ...]) -> str | None:
+        """The template's text behind a reply that turns of these roles follow, a private character for each one's content."""
+        if roles not in self._frames:
+            *privates, reply = itertools.islice(_unused(set()), len(roles) + 1)
+            turns = [Message(role, private) for role, private in zip(roles, privates)]
+            try:
+                rendered = self._apply([Message("user", "x"), Message("assistant", reply), *turns])
+            except ValueError:
+                rendered = ""
+            _, found, behind = rendered.rpartition(reply)
+            shown = [character for character in behind if character in privates]
+            self._frames[roles] = behind if found and shown == privates else None
+        return self._frames[roles]
+
+    @property
+    def template(self) -> str:
+        """The chat template as it is rendered here."""
+        return self._template
+
+    def description(self) -> str:
+        """The tokenizer as tokenizer.json describes it, without padding and truncation."""
+        return json.dumps(json.loads(self._backend.to_str()) | {"truncation": None, "padding": None})
 
     def encode(self, text: str) -> np.ndarray:
         """int32 tokens of a text as data: never a control token, and none added at its ends."""
@@ -132,7 +193,7 @@ class Tokenizer:
         return tokens + self._encode(text[end:].translate(unmask))
 
     def _encode(self, text: str) -> list[int]:
-        ids = self._plain.encode(_whole(text), add_special_tokens=False).ids
+        ids = self._plain.encode(whole(text), add_special_tokens=False).ids
         # A vocabulary may list a control token among its words; should one come up, it is spelled out.
         return [part for i in ids for part in self._spelled.get(i, (i,))]
 
@@ -161,9 +222,19 @@ def _load(directory: Path) -> Any:
     return tokenizer
 
 
-def _whole(text: str) -> str:
+def whole(text: str) -> str:
     """The text with half surrogate pairs, which no encoding has, as question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _by_user(turns: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns as a user's."""
+    return tuple(Message("user", message.content) for message in turns)
+
+
+def _in_one(turns: Sequence[Message]) -> tuple[Message, ...]:
+    """One user turn with all that they say."""
+    return (Message("user", "\n\n".join(message.content for message in turns)),)
 
 
 def _template(tokenizer: Any, directory: Path) -> str:

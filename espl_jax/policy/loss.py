@@ -48,11 +48,17 @@ def cispo(log_ratio: Array, advantage: Array, rl: Any) -> Array:
     return -weight * advantage * log_ratio
 
 
+def log_likelihood(log_ratio: Array, advantage: Array, rl: Any) -> Array:
+    """-A * log p, up to a constant: supervised training (A = 1, nothing in the denominator), and REINFORCE (Williams 1992)."""
+    return -advantage * log_ratio
+
+
 # (log_ratio [R, M], advantage [R, M], config.rl) -> loss of each token [R, M]
 LOSSES: dict[str, Callable[[Array, Array, Any], Array]] = {
     "importance_sampling": importance_sampling,
     "ppo": ppo,
     "cispo": cispo,
+    "log_likelihood": log_likelihood,
 }
 
 
@@ -61,6 +67,7 @@ CLIP_RANGES: dict[str, Callable[[Any], tuple[float, float]]] = {
     "importance_sampling": lambda rl: (0.0, np.inf),
     "ppo": lambda rl: (1 - rl.clip_low, 1 + rl.clip_high),
     "cispo": lambda rl: (0.0, rl.cispo_max),
+    "log_likelihood": lambda rl: (0.0, np.inf),
 }
 
 

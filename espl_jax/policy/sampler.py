@@ -7,7 +7,6 @@ seed and its own counter alone, never on the slot, the batch or the order. The s
 evaluation and reflection: `variables` is an argument.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -21,16 +20,16 @@ from jax.sharding import Mesh
 
 from espl_jax.policy import drawing, sharding
 from espl_jax.policy.cache import NOBODY, DecodeAttend, Layout, Members, PrefillAttend, empty_cache
+from espl_jax.policy.constraints import Guide, draw_allowed
 from espl_jax.policy.merged import merge_weights
 from espl_jax.policy.model import Decoder
 from espl_jax.policy.packing import doubled
-from espl_jax.policy.schedule import HEADS, TAILS, Chunk, Schedule, Seat, cut, slots_for
+from espl_jax.policy.schedule import FIELDS, HEADS, TAILS, Active, Chunk, Schedule, Seat, continued, cut, slots_for
 from espl_jax.structs import COUNTER_WORDS, Completion, Request
 
 Array = jax.Array
 DECODE_STEPS = 32  # tokens between two looks of the host, at the most
 ASKED_STEPS = 4  # the same while somebody may have enough
-FIELDS = ("tokens", "behavior", "tempered", "untempered")  # what is kept of each token
 SHORTEST = 256  # positions of a row
 HEAD_ROWS = 4  # shared heads at one time, at the least
 SPARE = 1.75  # places in shared rows for every slot: stragglers keep a row that others have left
@@ -41,7 +40,7 @@ class Slots:
     """The device state of B slots.
 
     cache: see cache.empty_cache. tokens: the token to feed next; positions: where it stands in the slot's own row; drawn:
-    tokens drawn so far; limit: how many may be drawn; keys: randomness; all [B]. A slot is idle when drawn >= limit.
+    tokens of the trajectory so far; limit: how many it may have; keys: randomness; all [B]. A slot is idle when drawn >= limit.
     """
 
     cache: tuple
@@ -65,6 +64,7 @@ class Table:
     new: Array
     tokens: Array
     positions: Array
+    drawn: Array
     limit: Array
     temperature: Array
     top_p: Array
@@ -82,33 +82,17 @@ class Drawn:
     live: Array
 
 
-@dataclasses.dataclass
-class Active:
-    """Host side of a decoding slot: its request and what has been drawn for it."""
-
-    request: Request
-    limit: int
-    pieces: list[dict[str, np.ndarray]] = dataclasses.field(default_factory=list)
-    count: int = 0
-
-    def satisfied(self) -> bool:
-        """Whether the caller has enough."""
-        return self.request.enough is not None and self.request.enough(self.drawn()["tokens"])
-
-    def add(self, piece: dict[str, np.ndarray]) -> None:
-        self.pieces.append(piece)
-        self.count += len(piece["tokens"])
-
-    def drawn(self) -> dict[str, np.ndarray]:
-        """All that was drawn so far, by field."""
-        return {name: np.concatenate([piece[name] for piece in self.pieces]) for name in FIELDS}
+# Asked for further requests: each with the index of one whose prompt its own begins with. Given whether the device has nothing
+# else to do: then it waits until there are some, and none means that none will come.
+More = Callable[[bool], Sequence[tuple[int, Request]]]
 
 
-def tell(indices: Sequence[int], done: dict[int, Completion], on_done: Callable[[int, Completion], None] | None) -> None:
-    """Hands finished completions to the caller."""
+def tell(indices: Sequence[int], done: dict[int, Completion], on_done: Callable[[int, Completion], None] | None) -> list[int]:
+    """Hands finished completions to the caller; none is left to be told of."""
     for index in indices:
         if on_done is not None:
             on_done(index, done[index])
+    return []
 
 
 class Sampler:
@@ -133,42 +117,53 @@ class Sampler:
     # -- host ----------------------------------------------------------------------------------------------------------
 
     def __call__(
-        self, variables: Any, requests: Sequence[Request], on_done: Callable[[int, Completion], None] | None = None
+        self, variables: Any, requests: Sequence[Request], on_done: Callable[[int, Completion], None] | None = None,
+        more: More | None = None,
     ) -> list[Completion]:
         """Samples every request; completions come back in the order of the requests.
 
         variables: {"params": ...} with or without {"lora": ...}. on_done(index, completion) is called as soon as a request has
-        ended, while the device goes on. Raises ValueError, naming the request, when a prompt leaves no room for one token
-        within max_length; max_new_tokens beyond the room is cut to it (finish "length").
+        ended, while the device goes on. more: asked before each decode call for requests that go on from earlier ones; they are
+        numbered, and their completions come, behind the others. Raises ValueError, naming the request, when a prompt leaves no
+        room for one token within max_length; max_new_tokens beyond the room is cut to it (finish "length").
         """
         if not requests:
             return []
-        limits = [self.room(request) for request in requests]
+        requests, limits = list(requests), [self.room(request) for request in requests]
         pieces = cut(requests, self.decoding.share_prefixes)
         layout = self.layout(requests, limits, pieces)
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].tokens) - limits[i])
-        schedule = Schedule(pieces, order, layout, self.decoding.prefill_chunk)
+        schedule = Schedule(pieces, order, layout, self.decoding.prefill_chunk, growing=more is not None)
         weights, slots = self.merged(variables), self._empty(layout)
         active: dict[int, Active] = {}
         done: dict[int, Completion] = {}
-        table, quitters, untold = None, [], []
-        while schedule.queue or schedule.seats:
+        table, quitters, untold, guide = None, [], [], Guide(self.model.spec.vocab_size)
+        while True:
+            idle = not (schedule.queue or schedule.seats)
+            if idle:
+                untold = tell(untold, done, on_done)
+            for first, request in more(idle) if more is not None else ():
+                requests.append(request)
+                limits.append(self.room(request))
+                schedule.add(continued(schedule.pieces[first], request.tokens))
+            if idle and not schedule.queue:
+                break
             schedule.admit()
             slots = self.prefill_some(weights, slots, schedule, eager=not active)
             news = [seat for seat in schedule.seats.values() if seat.slot not in active and seat.ready]
             active.update({seat.slot: Active(requests[seat.index], limits[seat.index]) for seat in news})
             if news or quitters:
                 table = self.table(schedule, news, quitters, active)
-            slots, drawn = self._decode(weights, slots, table, self.stretch(schedule, active), self.seed)
+            allowed = self.put(guide.allowed(active, layout.slots))
+            slots, drawn = self._decode(weights, slots, table, self.stretch(schedule, active), self.seed, allowed)
             if news or quitters:
                 table = table.replace(new=self.put(np.zeros(layout.slots, bool)))
-            tell(untold, done, on_done)  # while the device works
+            untold = tell(untold, done, on_done)  # while the device works
             ended, quitters = self.collect(active, jax.device_get(drawn))
             untold = [schedule.seats[slot].index for slot in ended]
             for index, slot in zip(untold, ended):
                 done[index] = self.complete(active.pop(slot))
                 schedule.release(slot)
-        tell(untold, done, on_done)
         return [done[i] for i in range(len(requests))]
 
     def room(self, request: Request) -> int:
@@ -189,7 +184,7 @@ class Sampler:
         """
         chunk, filled = self.decoding.prefill_chunk, functools.partial(sharding.rounded, name="slots", mesh=self.mesh)
         slots = filled(slots_for(len(requests), self.decoding.batch_size))
-        longest = max(len(r.tokens) + limit for r, limit in zip(requests, limits))
+        longest = max(min(len(r.tokens) + limit + r.later, self.max_length) for r, limit in zip(requests, limits))
         begin = min(SHORTEST * max(1, self.decoding.batch_size // slots), doubled(self.max_length, SHORTEST))
         length = doubled(longest, max(begin, chunk))
         shared = max(max(len(piece.head_tokens), len(piece.tail_tokens)) for piece in pieces)
@@ -242,11 +237,14 @@ class Sampler:
     def stretch(self, schedule: Schedule, active: dict[int, Active]) -> tuple[Array, Array]:
         """For how long a decode call goes on: steps, and how many slots may end before that.
 
-        Few steps where somebody must be asked whether it is enough; few endings where others wait for a slot.
+        Few steps where somebody must be asked whether it is enough; few endings where others wait for a slot, some where what
+        has ended may go on.
         """
         asked = any(entry.request.enough is not None for entry in active.values())
-        patience = max(1, schedule.layout.slots // 32) if schedule.queue else schedule.layout.slots
-        return self.put((np.int32(ASKED_STEPS if asked else DECODE_STEPS), np.int32(patience)))
+        slots = schedule.layout.slots
+        patience = max(1, slots // 32) if schedule.queue else max(1, slots // 8) if schedule.growing else slots
+        guided = any(entry.request.matcher is not None for entry in active.values())
+        return self.put((np.int32(1 if guided else ASKED_STEPS if asked else DECODE_STEPS), np.int32(patience)))
 
     def chunk_table(self, chunks: Sequence[Chunk], R: int) -> tuple[Array, Array, PrefillAttend]:
         """Tokens [R, C], positions [R, C] and the attention of one prefill call."""
@@ -275,8 +273,8 @@ class Sampler:
         for seat in news:
             request = active[seat.slot].request
             row = {
-                "new": True, "tokens": request.tokens[-1], "positions": seat.own_length, "limit": active[seat.slot].limit,
-                "temperature": request.temperature, "top_p": request.top_p,
+                "new": True, "tokens": request.tokens[-1], "positions": seat.own_length, "drawn": request.earlier,
+                "limit": request.earlier + active[seat.slot].limit, "temperature": request.temperature, "top_p": request.top_p,
             }  # fmt: skip
             for name, value in row.items():
                 columns[name][seat.slot] = value
@@ -329,9 +327,11 @@ class Sampler:
         return slots.replace(cache=self.model.apply(weights, tokens_RC, positions_RC, attend, slots.cache)[1])
 
     def decode(
-        self, weights: Any, slots: Slots, table: Table, stretch: tuple[Array, Array], seed: Array
+        self, weights: Any, slots: Slots, table: Table, stretch: tuple[Array, Array], seed: Array,
+        allowed_BW: Array | None = None,
     ) -> tuple[Slots, Drawn]:
-        """Tokens in every busy slot, one a step. stretch: steps, DECODE_STEPS at the most, and endings that end the call."""
+        """Tokens in every busy slot, one a step. stretch: steps, DECODE_STEPS at the most, and endings that end the call.
+        allowed: the tokens that each slot may draw, for one step (constraints.Guide); None: any."""
         steps, patience = stretch
         slots = self.admitted(slots, table, jax.random.key(seed))
         B = slots.tokens.shape[0]
@@ -346,7 +346,7 @@ class Sampler:
 
         def step(carry):
             n, slots, drawn = carry
-            slots, one, live_B = self.decode_step(weights, slots, table)
+            slots, one, live_B = self.decode_step(weights, slots, table, allowed_BW)
             column = Drawn(one.tokens, one.behavior, one.tempered, one.untempered, live_B)
             drawn = jax.tree.map(lambda all_BC, one_B: all_BC.at[:, n].set(one_B), drawn, column)
             return n + 1, slots, drawn
@@ -360,11 +360,13 @@ class Sampler:
         keys = jnp.where(table.new, drawing.row_keys(seed_key, table.counters), slots.keys)
         columns = {
             name: jnp.where(table.new, getattr(table, name), getattr(slots, name))
-            for name in ("tokens", "positions", "limit", "temperature", "top_p")
+            for name in ("tokens", "positions", "drawn", "limit", "temperature", "top_p")
         }
-        return slots.replace(keys=keys, drawn=jnp.where(table.new, 0, slots.drawn), **columns)
+        return slots.replace(keys=keys, **columns)
 
-    def decode_step(self, weights: Any, slots: Slots, table: Table) -> tuple[Slots, drawing.Draw, Array]:
+    def decode_step(
+        self, weights: Any, slots: Slots, table: Table, allowed_BW: Array | None
+    ) -> tuple[Slots, drawing.Draw, Array]:
         """One token in every busy slot; idle slots compute along and change nothing that is read."""
         live_B = slots.drawn < slots.limit
         attend = DecodeAttend(slots.positions, table.heads, table.tails, live_B, self.model.constrain)
@@ -372,7 +374,8 @@ class Sampler:
         hidden, cache = self.model.apply(weights, slots.tokens[:, None], positions_B1, attend, slots.cache)
         logits_BV = self.model.apply(weights, hidden[:, 0], method="logits")
         uniforms_B = drawing.uniforms(slots.keys, slots.drawn)
-        one = drawing.draw(logits_BV, uniforms_B, slots.temperature, slots.top_p)
+        draw = drawing.draw if allowed_BW is None else functools.partial(draw_allowed, allowed_BW=allowed_BW)
+        one = draw(logits_BV, uniforms_B=uniforms_B, temperature_B=slots.temperature, top_p_B=slots.top_p)
         stopped_B = jnp.isin(one.tokens, jnp.asarray(self.stop_ids, jnp.int32))
         drawn_B = jnp.where(live_B, slots.drawn + 1, slots.drawn)
         slots = slots.replace(
@@ -387,6 +390,6 @@ class Sampler:
 
 # What a decode call is told of every slot besides its counter, and the kind.
 TABLE_FIELDS = {
-    "before": np.int32, "new": bool, "tokens": np.int32, "positions": np.int32, "limit": np.int32,
+    "before": np.int32, "new": bool, "tokens": np.int32, "positions": np.int32, "drawn": np.int32, "limit": np.int32,
     "temperature": np.float32, "top_p": np.float32,
 }  # fmt: skip

@@ -9,7 +9,7 @@ ever waits for a row.
 import collections
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +18,29 @@ from espl_jax.policy.cache import Layout
 from espl_jax.structs import Request
 
 HEADS, TAILS, OWN = range(3)
+FIELDS = ("tokens", "behavior", "tempered", "untempered")  # what is kept of each token that is drawn
+
+
+@dataclass
+class Active:
+    """A decoding slot: its request, how many tokens may be drawn for it, and what has been drawn."""
+
+    request: Request
+    limit: int
+    pieces: list[dict[str, np.ndarray]] = field(default_factory=list)
+    count: int = 0
+
+    def satisfied(self) -> bool:
+        """Whether the caller has enough."""
+        return self.request.enough is not None and self.request.enough(self.drawn()["tokens"])
+
+    def add(self, piece: dict[str, np.ndarray]) -> None:
+        self.pieces.append(piece)
+        self.count += len(piece["tokens"])
+
+    def drawn(self) -> dict[str, np.ndarray]:
+        """All that was drawn so far, by field."""
+        return {name: np.concatenate([piece[name] for piece in self.pieces]) for name in FIELDS}
 
 
 @dataclass(frozen=True)
@@ -97,6 +120,12 @@ def cut(requests: Sequence[Request], share: bool) -> list[Pieces]:
     return pieces
 
 
+def continued(pieces: Pieces, tokens: np.ndarray) -> Pieces:
+    """The pieces of a prompt that begins with another one: it shares what that one shares."""
+    shared = len(pieces.head_tokens) + len(pieces.tail_tokens)
+    return replace(pieces, own_tokens=tokens[shared:-1])
+
+
 def slots_for(requests: int, most: int) -> int:
     """Slots for so many requests, in few sizes, so that few are idle at the end.
 
@@ -112,10 +141,13 @@ def slots_for(requests: int, most: int) -> int:
 
 
 class Schedule:
-    """The queue, the seats and the shared rows of one call. `order`: indices of the requests, first come first."""
+    """The queue, the seats and the shared rows of one call.
 
-    def __init__(self, pieces: Sequence[Pieces], order: Iterable[int], layout: Layout, chunk: int):
-        self.pieces, self.layout, self.chunk = pieces, layout, chunk
+    order: indices of the requests, first come first. growing: further requests may come (add).
+    """
+
+    def __init__(self, pieces: Sequence[Pieces], order: Iterable[int], layout: Layout, chunk: int, growing: bool = False):
+        self.pieces, self.layout, self.chunk, self.growing = list(pieces), layout, chunk, growing
         self.queue = collections.deque(order)
         self.seats: dict[int, Seat] = {}
         self._free_slots = list(range(layout.slots))[::-1]
@@ -123,6 +155,11 @@ class Schedule:
         self._room = {HEADS: layout.head_members, TAILS: layout.tail_members}
         self._rows: dict[int, list[Row]] = {HEADS: [], TAILS: []}
         self._chunks: dict[int, collections.deque[Chunk]] = {level: collections.deque() for level in range(3)}
+
+    def add(self, pieces: Pieces) -> None:
+        """One more request, behind the others by index and before them in the queue: what goes on is nearer to its end."""
+        self.pieces.append(pieces)
+        self.queue.appendleft(len(self.pieces) - 1)
 
     def admit(self) -> list[Seat]:
         """Seats as many requests as there are free slots, and plans what is to be prefilled for them."""

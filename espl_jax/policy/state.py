@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from espl_jax.policy import drawing, lora, sharding, weights
+from espl_jax.policy import adapter_files, drawing, lora, sharding, weights
 from espl_jax.policy.chat import Tokenizer
 from espl_jax.policy.hf_config import read_spec
 from espl_jax.policy.model import Decoder, ModelSpec, abstract_params
@@ -88,7 +88,9 @@ def open_model(config: Any) -> tuple[Path, ModelSpec, Tokenizer]:
             f"model.max_length is {config.model.max_length}, but {directory} knows positions up to "
             f"{spec.max_positions}; lower model.max_length"
         )
-    weights.check(directory, abstract_params(Decoder(spec))[0])
+    shapes = abstract_params(Decoder(spec))[0]
+    weights.check(directory, shapes)
+    adapter_files.load(config.model, shapes)
     tokenizer = Tokenizer(directory, json.loads(config.model.chat_template_arguments))
     if tokenizer.vocab_size > spec.vocab_size:
         raise ValueError(
@@ -137,14 +139,22 @@ def vocab_rows(rl: Any, spec: ModelSpec, mesh: Mesh) -> int:
 
 
 def make_policy(config: Any, directory: Path, spec: ModelSpec, tokenizer: Tokenizer) -> tuple[Policy, PolicyState]:
-    """Loads the weights onto the mesh and makes the state that training starts from.
+    """Loads the weights onto the mesh and makes the state that training starts from."""
+    policy, trainable = load_policy(config, directory, spec, tokenizer)
+    return policy, init_state(policy, trainable)
 
-    With rl.lora_rank > 0 the base is held once in model.weight_dtype; else all weights are trained in float32.
+
+def load_policy(config: Any, directory: Path, spec: ModelSpec, tokenizer: Tokenizer) -> tuple[Policy, Any]:
+    """The weights on the mesh, and what would be trained, without an optimizer's state.
+
+    With rl.lora_rank > 0 the base is held once in model.weight_dtype; else all weights are trained in float32. The adapter that
+    model.adapter names is part of the base, and so of the reference.
     """
     mesh = sharding.make_mesh(**config.mesh)
     rl, model = config.rl, make_model(config, spec, mesh)
     shapes, names = abstract_params(model)
-    load = _loader(directory, shapes, sharding.tree_shardings(names, shapes, mesh))
+    adapter = adapter_files.load(config.model, shapes)
+    load = _loader(directory, shapes, sharding.tree_shardings(names, shapes, mesh), adapter)
     optimizer = make_optimizer(rl, config.num_steps)
     if rl.lora_rank:
         frozen = load(jnp.dtype(config.model.weight_dtype))
@@ -160,11 +170,11 @@ def make_policy(config: Any, directory: Path, spec: ModelSpec, tokenizer: Tokeni
         spec=spec, model=model, mesh=mesh, tokenizer=tokenizer, directory=directory, frozen=frozen,
         reference=reference, optimizer=optimizer, sampler=sampler,
     )
-    return policy, init_state(policy, trainable)
+    return policy, trainable
 
 
-def _loader(directory: Path, shapes: Any, shardings: Any):
-    return lambda dtype: weights.load(directory, shapes, shardings, dtype)
+def _loader(directory: Path, shapes: Any, shardings: Any, adapter: adapter_files.Adapter | None):
+    return lambda dtype: weights.load(directory, shapes, shardings, dtype, adapter)
 
 
 def make_adapter(

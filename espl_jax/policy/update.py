@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
+from jax.sharding import Mesh
 
 from espl_jax.policy import batch as batching
 from espl_jax.policy import sharding
 from espl_jax.policy.attention import make_layout
+from espl_jax.policy.batch import Batch, Row
 from espl_jax.policy.loss import TokenStats, batch_loss, clip_fraction
 from espl_jax.policy.state import Policy, PolicyState
 from espl_jax.structs import Rollouts
@@ -26,6 +28,10 @@ from espl_jax.structs import Rollouts
 # (state, rollouts, advantages [P, Q, G], kept groups [P, Q], host randomness) -> (state, what waits for the metrics)
 Learned = Callable[[], dict[str, float]]
 Updater = Callable[[PolicyState, Rollouts, np.ndarray, np.ndarray, np.random.Generator], tuple[PolicyState, Learned]]
+# What happened to the targets of a minibatch: for each of its micro-batches which are real, and their TokenStats
+Collected = list[tuple[np.ndarray, TokenStats]]
+# (state, trajectories, host randomness) -> (state, norm of the gradient and Collected of each minibatch)
+Learner = Callable[[PolicyState, list[Row], np.random.Generator], tuple[PolicyState, list[jax.Array], list[Collected]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +46,22 @@ class Programs:
     accumulate: Callable
     apply: Callable
     zeros: Callable
+
+
+# Kind of device -> how XLA is to compile the learner. On CPU its own matrix products: with YNNPACK's, jaxlib 0.10's default,
+# a step takes up to a half longer (docs/performance.md).
+OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
+
+
+def compiler_options(platform: str) -> dict[str, str]:
+    """OPTIONS, if this version of XLA knows them: they are experimental there."""
+    options = OPTIONS.get(platform, {})
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        logging.info("compiled without %s: %s", options, error)
+        return {}
+    return options
 
 
 def make_programs(policy: Policy, state: PolicyState, config: Any) -> Programs:
@@ -63,50 +85,78 @@ def make_programs(policy: Policy, state: PolicyState, config: Any) -> Programs:
         return PolicyState(trainable, opt_state, state.updates + 1), optax.global_norm(grads)
 
     layout, everywhere = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
+    how = {"out_shardings": (layout.trainable, everywhere), "compiler_options": compiler_options(mesh.devices.flat[0].platform)}
     return Programs(
-        gradient=jax.jit(gradient, out_shardings=(layout.trainable, everywhere)),
-        accumulate=jax.jit(accumulate, donate_argnums=0, out_shardings=(layout.trainable, everywhere)),
+        gradient=jax.jit(gradient, **how),
+        accumulate=jax.jit(accumulate, donate_argnums=0, **how),
         apply=jax.jit(apply, donate_argnums=0, out_shardings=(layout, everywhere)),
         zeros=jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), out_shardings=layout.trainable),
     )
 
 
-def make_updater(policy: Policy, state: PolicyState, config: Any) -> Updater:
-    """Builds the update of this run for states laid out like `state`; each shape compiles once, at its first call."""
+def make_packer(policy: Policy, config: Any) -> Callable[[list[Row]], list[Batch]]:
+    """The function that packs a minibatch's trajectories into micro-batches, on the host."""
     rl, mesh = config.rl, policy.mesh
     devices = sharding.batch_rows(1, mesh)
     budget = -(-rl.micro_batch_tokens // devices)
-    reference = policy.plain_reference if rl.kl_coef > 0 else None
     layout_of = make_layout(config.model.attention, config.model.dtype, mesh)
-    programs = make_programs(policy, state, config)
+
+    def pack(rows):
+        weights = batching.token_weights(rows, rl.aggregation, config.sampling.max_new_tokens)
+        return batching.micro_batches(rows, weights, devices, budget, rl.ratio, layout_of, mesh.shape["sequence"])
+
+    return pack
+
+
+def put_batch(host: Batch, mesh: Mesh) -> Batch:
+    """A micro-batch on the mesh, each device its rows."""
 
     def put(array):
         names = ("batch",) + (None,) * (array.ndim - 1)
         return sharding.put(array, sharding.named_sharding(names, array.shape, mesh))
 
+    return jax.tree.map(put, host)
+
+
+def make_learner(policy: Policy, state: PolicyState, config: Any) -> Learner:
+    """The optimizer steps over some trajectories for states laid out like `state`, which they take the place of."""
+    rl, pack = config.rl, make_packer(policy, config)
+    reference = policy.plain_reference if rl.kl_coef > 0 else None
+    programs = make_programs(policy, state, config)
+
     def minibatch(state, rows):
-        weights = batching.token_weights(rows, rl.aggregation, config.sampling.max_new_tokens)
-        batches = batching.micro_batches(rows, weights, devices, budget, rl.ratio, layout_of, mesh.shape["sequence"])
+        batches = pack(rows)
         fixed, collected = (state.trainable, policy.frozen, reference), []
         grads = programs.zeros(state.trainable) if len(batches) > 1 else None
         for host in batches:
-            batch = jax.tree.map(put, host)
+            batch = put_batch(host, policy.mesh)
             grads, stats = programs.gradient(*fixed, batch) if grads is None else programs.accumulate(grads, *fixed, batch)
             collected.append((host.weight > 0, stats))
         state, norm = programs.apply(state, grads)
         return state, norm, collected
 
-    def update(state, rollouts, advantages_PQG, keep_PQ, rng):
-        rows = batching.rows_with_signal(rollouts, advantages_PQG, keep_PQ, config.sampling.temperature)
+    def learn(state, rows, rng):
         norms, collected = [], []
         for share in batching.minibatches(rows, rl.num_minibatches, rng):
             state, norm, stats = minibatch(state, share)
             norms.append(norm)
             collected.append(stats)
+        return state, norms, collected
+
+    return learn
+
+
+def make_updater(policy: Policy, state: PolicyState, config: Any) -> Updater:
+    """Builds the update of this run for states laid out like `state`; each shape compiles once, at its first call."""
+    learn = make_learner(policy, state, config)
+
+    def update(state, rollouts, advantages_PQG, keep_PQ, rng):
+        rows = batching.rows_with_signal(rollouts, advantages_PQG, keep_PQ, config.sampling.temperature)
+        state, norms, collected = learn(state, rows, rng)
 
         def learned():
-            metrics = update_metrics(jax.device_get(norms), jax.device_get(collected), rows, rl)
-            warn_of_gap(metrics, rl.gap_warning)
+            metrics = update_metrics(jax.device_get(norms), jax.device_get(collected), rows, config.rl)
+            warn_of_gap(metrics, config.rl.gap_warning)
             return metrics
 
         return state, learned

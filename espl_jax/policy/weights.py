@@ -92,20 +92,22 @@ def hf_name(path: str) -> tuple[str, bool]:
     return f"model.layers.{number}.{MODULE_NAMES[module]}.{suffix}", kind == "kernel"
 
 
-def load(directory: Path, shapes: Any, shardings: Any, dtype: Any) -> Any:
+def load(directory: Path, shapes: Any, shardings: Any, dtype: Any, adapter: Any | None = None) -> Any:
     """The weights in `directory` as a pytree of jax arrays.
 
     shapes: tree of ShapeDtypeStruct (model.abstract_params; only the shapes count); embedding and head may have more rows
     than the file, which become zeros (Decoder.vocab_rows). shardings: the same tree of NamedSharding. dtype: of every array
-    made. Raises what `check` raises, and ValueError for a tied model whose file holds a different head.
+    made. adapter: what is added to the file's weights (adapter_files.Adapter). Raises what `check` raises, and ValueError for a
+    tied model whose file holds a different head.
     """
-    with _open(Path(directory)) as files:
+    with open_files(Path(directory)) as files:
         _check(files, shapes, directory, padded=True)
         _check_tied_head(files, shapes, directory)
 
         def read(path, shape, sharding):
             name, transposed = hf_name(_path(path))
-            return _read(files[name].get_slice(name), transposed, shape.shape, sharding, dtype)
+            entry = files[name].get_slice(name)
+            return _read(adapter.on(name, entry) if adapter else entry, transposed, shape.shape, sharding, dtype)
 
         return jax.tree_util.tree_map_with_path(read, shapes, shardings)
 
@@ -116,7 +118,7 @@ def check(directory: Path, shapes: Any) -> None:
     FileNotFoundError: no safetensors (pickle files are never loaded) or a missing shard. ValueError: a damaged file, or
     a tensor that is missing, unexpected, of another shape or not of floating point.
     """
-    with _open(Path(directory)) as files:
+    with open_files(Path(directory)) as files:
         _check(files, shapes, directory, padded=False)
 
 
@@ -154,7 +156,7 @@ def _path(path: tuple) -> str:
 
 
 @contextlib.contextmanager
-def _open(directory: Path) -> Iterator[dict[str, Any]]:
+def open_files(directory: Path) -> Iterator[dict[str, Any]]:
     """Tensor name -> the open safetensors file that holds it."""
     with contextlib.ExitStack() as stack:
         files = {}

@@ -76,9 +76,10 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
 def rollout_rows(rollouts: Rollouts, advantages_PQG: np.ndarray) -> list[dict[str, Any]]:
     """One dict for each trajectory, in the order of (prompt, problem, sample).
 
-    tokens and context_tokens are counts; logprob and behavior_logprob are means over the tokens (natural log) under the
-    policy itself and under what was really drawn from; problem, question, answer, reward, extracted and note are the
-    task's. Raises ValueError when the advantages have another shape than the rewards.
+    tokens (drawn by the policy) and context_tokens are counts; logprob and behavior_logprob are means over the tokens (natural
+    log) under the policy itself and under what was really drawn from; problem, question, answer, reward, extracted and note are
+    the task's. A conversation has its turns in messages, and in tool_tokens a count of what the policy did not draw. Raises
+    ValueError when the advantages have another shape than the rewards.
     """
     if advantages_PQG.shape != rollouts.rewards_PQG.shape:
         raise ValueError(f"advantages {advantages_PQG.shape} do not fit rewards {rollouts.rewards_PQG.shape}")
@@ -91,7 +92,8 @@ def rollout_rows(rollouts: Rollouts, advantages_PQG: np.ndarray) -> list[dict[st
 def _rollout_row(rollouts: Rollouts, p: int, q: int, g: int, advantage: float) -> dict[str, Any]:
     index = rollouts.index(p, q, g)
     problem, completion, grade = rollouts.problems[q], rollouts.completions[index], rollouts.grades[index]
-    return {
+    drawn = completion.drawn
+    row = {
         "prompt": rollouts.prompt_ids[p],
         "problem": problem.id,
         "sample": g,
@@ -103,11 +105,15 @@ def _rollout_row(rollouts: Rollouts, p: int, q: int, g: int, advantage: float) -
         "note": grade.note,
         "finish": completion.finish,
         "advantage": advantage,
-        "tokens": len(completion.tokens),
+        "tokens": int(drawn.sum()),
         "context_tokens": len(rollouts.context_tokens[p][q]),
-        "logprob": _mean(completion.untempered),
-        "behavior_logprob": _mean(completion.behavior),
+        "logprob": _mean(completion.untempered[drawn]),
+        "behavior_logprob": _mean(completion.behavior[drawn]),
     }
+    if rollouts.conversations is None:
+        return row
+    messages = [{"role": turn.role, "content": turn.content} for turn in rollouts.conversations[index]]
+    return row | {"tool_tokens": int((~drawn).sum()), "messages": messages}
 
 
 def _mean(values: np.ndarray) -> float | None:

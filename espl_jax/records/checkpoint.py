@@ -231,20 +231,23 @@ class FormatError(ValueError):
     """A checkpoint was written by a newer version of this program."""
 
 
-def read_raw(workdir: str | Path) -> Restored:
-    """The newest checkpoint as nested dicts and lists of numpy arrays, without a model, whatever devices wrote it.
+def read_raw(workdir: str | Path, step: int | None = None, only: str = "") -> Restored:
+    """A checkpoint as nested dicts and lists of numpy arrays, without a model, whatever devices wrote it. Changes nothing.
 
-    Raises FileNotFoundError when there is no checkpoint, and whatever orbax raises for a damaged one.
+    step: which; None: the newest. only: name of the one item of the policy to read ("trainable"); "": all. Raises
+    FileNotFoundError when there is no such checkpoint, and whatever orbax raises for a damaged one.
     """
     folder = Path(workdir).absolute() / "checkpoints"
     steps = ocp.path.step.checkpoint_steps(folder) if folder.exists() else []
     if not steps:
         raise FileNotFoundError(f"there is no checkpoint in {folder}")
-    newest = folder / str(max(steps))
-    host = _read_host(newest)
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _metadata(newest))
-    handler = ocp.PyTreeCheckpointHandler()
-    policy = handler.restore(epath.Path(newest / "policy"), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    if step is not None and step not in steps:
+        raise FileNotFoundError(f"there is no checkpoint of step {step} in {folder}; those of {sorted(steps)} are there")
+    chosen = folder / str(max(steps) if step is None else step)
+    host, saved = _read_host(chosen), _metadata(chosen)
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), {only: saved[only]} if only else saved)
+    wanted = ocp.args.PyTreeRestore(item=as_numpy, restore_args=as_numpy, partial_restore=bool(only))
+    policy = ocp.PyTreeCheckpointHandler().restore(epath.Path(chosen / "policy"), args=wanted)
     return Restored(host["step"], policy, host)
 
 

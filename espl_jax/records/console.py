@@ -19,7 +19,10 @@ from rich.text import Text
 from espl_jax.structs import Genome, Prompt
 
 SPEED = "time/tokens_per_second"
-SHOWN = {"train/reward": "reward", "validation/pass@1": "validation", "test/pass@1": "test"}  # metric -> its short name
+SHOWN = {  # metric -> its short name
+    "train/reward": "reward", "validation/pass@1": "validation", "test/pass@1": "test", "sft/loss": "loss",
+    "sft/validation_loss": "validation loss",
+}  # fmt: skip
 
 
 class Console:
@@ -69,16 +72,17 @@ class Console:
         return statistics.median(usual) * (self._num_steps - self._done) if usual else 0.0
 
     def finish(
-        self, first: Mapping[str, float], last: Mapping[str, float], best_prompt_text: str, seconds: float
+        self, first: Mapping[str, float], last: Mapping[str, float], best_prompt_text: str | None, seconds: float
     ) -> None:
-        """A table of every pass@1 before and after, and the best prompt; ends the live display."""
+        """A table of every pass@1 before and after, and the best prompt, if there is one; ends the live display."""
         self.__exit__()
         names = [name for name in dict.fromkeys((*first, *last)) if name.endswith("pass@1")]
-        self._write(f"{self._num_steps} steps in {duration(seconds)}")
+        self._write(f"{self._done} steps in {duration(seconds)}")  # fewer than num_steps where a budget ended it
         if names:
             self._console.print(_table(names, first, last))
-        self._write("best prompt:")
-        self._write(best_prompt_text or "(empty: no principles)")
+        if best_prompt_text is not None:
+            self._write("best prompt:")
+            self._write(best_prompt_text or "(empty: no principles)")
 
     def _write(self, text: str) -> None:
         self._console.print(Text(visible(text, self._console.encoding)), soft_wrap=True)

@@ -18,10 +18,11 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
+from espl_jax import report
 from espl_jax.evolution import population as populations
 from espl_jax.evolution.render import render_genome
 from espl_jax.hosts import endings, members
-from espl_jax.records import artifacts, inbox, json_files, metrics, resume
+from espl_jax.records import artifacts, inbox, json_files, ledger, metrics, resume
 from espl_jax.records.background import Background
 from espl_jax.records.checkpoint import Checkpointer
 from espl_jax.records.console import Console
@@ -35,14 +36,17 @@ class Logbook:
     Every process of a run has one and calls it alike: all write checkpoints, the first writes everything else.
     """
 
-    def __init__(self, config: ConfigDict, workdir: str | Path):
-        """Opens the directory and refuses, before anything expensive, a config that contradicts the run in it."""
+    def __init__(self, config: ConfigDict, workdir: str | Path, shows_prompts: bool = True):
+        """Opens the directory and refuses, before anything expensive, a config that contradicts the run in it.
+
+        shows_prompts: whether the best prompt is worth showing.
+        """
         if "://" in str(workdir):
             raise ValueError(
                 f"workdir is {str(workdir)!r}, but records are appended to and renamed, which an object store cannot do; use "
                 "a disk that all processes share, or mount the bucket (gcsfuse) and give that path"
             )
-        self.workdir, self._config = Path(workdir).absolute(), config
+        self.workdir, self._config, self._shows_prompts = Path(workdir).absolute(), config, shows_prompts
         self._as_json = artifacts.config_json(config)
         self._timer, self._started = Timer(), time.monotonic()
         self._copied = threading.Event()
@@ -123,7 +127,7 @@ class Logbook:
         """
         state, numbers = step.state, dict(step.metrics)
         self._agree(f"after step {state.step}", _parts(step))
-        end = members.any_told_to_end() and state.step < self._config.num_steps
+        end = members.any_told_to_end() and not self._is_last(state)
         with self.phase("record"):
             self._background.wait()
             seconds = self._timer.take()
@@ -134,7 +138,7 @@ class Logbook:
             self._background.start(partial(self._record, state, numbers, step.files, end))
             if jax.process_count() > 1:  # orbax's barriers run on the devices, in the same order in every process
                 self._background.wait()
-        self._console.step_done(state.step, numbers, populations.best(state.population))
+        self._console.step_done(state.step, numbers, populations.best(state.population) if self._shows_prompts else None)
         if end:
             self._background.wait()
             raise endings.ToldToEnd(f"told to end; start the same command again, and the run goes on after step {state.step}")
@@ -151,7 +155,10 @@ class Logbook:
         that was told to end does not end in here.
         """
         with endings.recording:
-            self._write(state, numbers, files, end or state.step == self._config.num_steps)
+            self._write(state, numbers, files, end or self._is_last(state))
+
+    def _is_last(self, state: RunState) -> bool:
+        return ledger.is_last(self._config, state.step, state.counters)
 
     def _write(self, state: RunState, numbers: Mapping[str, float], files: Mapping[str, Any], end: bool) -> None:
         try:
@@ -181,14 +188,16 @@ class Logbook:
         self._copied.wait()
 
     def finish(self, state: RunState) -> None:
-        """Waits for the last record and shows before, after and the best prompt."""
+        """Waits for the last record, shows before, after and the best prompt, and writes the report."""
         self._background.wait()
         if not self._first:
             return
         evaluated = [row for row in metrics.read(self.workdir) if any(name.endswith("/pass@1") for name in row)]
         first, last = (evaluated[0], evaluated[-1]) if evaluated else ({}, {})
-        best = render_genome(populations.best(state.population).genome)
+        best = render_genome(populations.best(state.population).genome) if self._shows_prompts else None
         self._console.finish(first, last, best, time.monotonic() - self._started)
+        if self._config.records.report:
+            report.attempt(self.workdir)
 
 
 def _arrays(policy: Any) -> dict[str, Any]:

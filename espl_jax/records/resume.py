@@ -12,7 +12,9 @@ from espl_jax.records import artifacts, json_files, metrics
 # First, what no result depends on: where and how often is recorded, when to warn, how many processes grade.
 OPERATIONAL = (
     "records.*", "rl.gap_warning", "task.grading_workers", "hosts.coordinator", "hosts.process_id", "hosts.*_seconds",
-    "runtime.gpu_*",
+    "runtime.gpu_*", "tools.workers", "tools.timeout", "tools.retries",
+    "evolution.server_url", "evolution.server_key", "evolution.server_timeout", "evolution.server_retries",
+    "evolution.server_concurrency",
 )
 # Second, how the same mathematics is laid out on devices and cut into pieces, so that a run can move to other hardware:
 # sampled tokens do not depend on the batch around them and gradients are sums, up to the order of float additions.
@@ -30,7 +32,10 @@ LAYOUT = (
     "sampling.merge_weights",
     "rl.micro_batch_tokens",
     "rl.head_chunk",
+    "tools.ahead",
 )
+# Third, when it ends.
+ENDS = ("num_steps", "budget_tokens", "budget_flops")
 ABSENT = "(absent)"
 
 
@@ -70,7 +75,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _allowed(name: str) -> bool:
-    return name == "num_steps" or any(fnmatchcase(name, pattern) for pattern in OPERATIONAL + LAYOUT)
+    return name in ENDS or any(fnmatchcase(name, pattern) for pattern in OPERATIONAL + LAYOUT)
 
 
 def _listed(changes: Mapping[str, tuple[Any, Any]], names: list[str]) -> str:

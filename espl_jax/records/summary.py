@@ -6,42 +6,69 @@ from typing import Any
 import numpy as np
 
 from espl_jax.evolution import population as populations
+from espl_jax.evolution.distance import diversity_metrics
 from espl_jax.evolution.reflection import reflection_metrics, reflection_to_json
 from espl_jax.evolution.render import render_genome
 from espl_jax.records.artifacts import rollout_rows
-from espl_jax.structs import Population, Prompt, Reflection, Rollouts
+from espl_jax.structs import Environment, Population, Prompt, Reflection, Rollouts
 
 
 def rollout_metrics(rollouts: Rollouts, keep_PQ: np.ndarray) -> dict[str, float]:
     """Rewards, finish reasons, lengths and share of groups without signal of a step's trajectories."""
-    stops = [completion.finish == "stop" for completion in rollouts.completions]
-    lengths = [len(completion.tokens) for completion in rollouts.completions]
-    return {
+    drawn = [completion.drawn for completion in rollouts.completions]
+    metrics = {
         "train/reward": float(rollouts.rewards_PQG.mean()),
         "train/reward_best_prompt": float(rollouts.values_P.max()),
         "train/prompts": float(len(rollouts.prompt_ids)),
         "train/groups_without_signal": float(1 - keep_PQ.mean()),
-        "train/finish_stop": float(np.mean(stops)),
-        "train/finish_length": float(1 - np.mean(stops)),
-        "train/completion_tokens": float(np.mean(lengths)),
+        "train/finish_stop": finished(rollouts, "stop"),
+        "train/finish_length": finished(rollouts, "length"),
+        "train/completion_tokens": float(np.mean([own.sum() for own in drawn])),
         "train/graded_with_error": float(np.mean([bool(grade.note) for grade in rollouts.grades])),
+    }
+    if rollouts.conversations is None:
+        return metrics
+    return metrics | {
+        "train/finish_turns": finished(rollouts, "turns"),
+        "train/finish_calls": finished(rollouts, "calls"),
+        "train/turns": float(np.mean([own[0] + np.sum(own[1:] & ~own[:-1]) for own in drawn])),
+        "train/tool_tokens": float(np.mean([(~own).sum() for own in drawn])),
     }
 
 
+def conversation_metrics(rollouts: Rollouts, environment: Environment | None) -> dict[str, float]:
+    """What the environment counts in a step's conversations (train/calls): means over those that have it."""
+    if rollouts.conversations is None:
+        return {}
+    counts = [environment.metrics(messages) for messages in rollouts.conversations]
+    names = sorted({name for count in counts for name in count})
+    return {f"train/{name}": float(np.mean([count[name] for count in counts if name in count])) for name in names}
+
+
+def finished(rollouts: Rollouts, reason: str) -> float:
+    """The share of trajectories that ended so."""
+    return float(np.mean([completion.finish == reason for completion in rollouts.completions]))
+
+
 def token_counts(rollouts: Rollouts, purpose: str) -> dict[str, float]:
-    """Tokens that a set of rollouts prefilled (each sample counted) and generated."""
+    """Tokens that a set of rollouts was asked with (each sample counted), generated, and was given between its turns."""
     G = rollouts.rewards_PQG.shape[2]
     prompts = G * sum(len(tokens) for row in rollouts.context_tokens for tokens in row)
-    generated = sum(len(completion.tokens) for completion in rollouts.completions)
-    return {f"tokens/prompt_{purpose}": float(prompts), f"tokens/generated_{purpose}": float(generated)}
+    generated = sum(int(completion.drawn.sum()) for completion in rollouts.completions)
+    counts = {f"tokens/prompt_{purpose}": float(prompts), f"tokens/generated_{purpose}": float(generated)}
+    if rollouts.conversations is None:
+        return counts
+    everything = sum(len(completion.tokens) for completion in rollouts.completions)
+    return counts | {f"tokens/tool_{purpose}": float(everything - generated)}
 
 
-def population_metrics(population: Population, reflections: Sequence[Reflection]) -> dict[str, float]:
-    """Counts and tokens of the step's reflections, and where the population stands."""
+def population_metrics(population: Population, reflections: Sequence[Reflection], evolution: Any) -> dict[str, float]:
+    """Counts and tokens of the step's reflections, where the population stands, and how diverse it is (distance.py)."""
     best = populations.best(population)
     counts = reflection_metrics(reflections)
     return {
         **counts,
+        **diversity_metrics(population, evolution),
         "tokens/prompt_reflection": counts["evolution/prompt_tokens"],
         "tokens/generated_reflection": counts["evolution/generated_tokens"],
         "evolution/population": float(len(population.alive)),
@@ -52,9 +79,9 @@ def population_metrics(population: Population, reflections: Sequence[Reflection]
 
 
 def add_counts(totals: Mapping[str, float], step: Mapping[str, float]) -> dict[str, float]:
-    """Running totals of every tokens/ metric and of the children born."""
+    """Running totals of every tokens/ and ledger/ metric and of the children born."""
     counted = {
-        name: value for name, value in step.items() if name.startswith("tokens/") or name == "evolution/children"
+        name: value for name, value in step.items() if name.startswith(("tokens/", "ledger/")) or name == "evolution/children"
     }
     return dict(totals) | {name: totals[name] + value if name in totals else value for name, value in counted.items()}
 

@@ -1,9 +1,9 @@
-"""Where problems and rewards come from. `build(config.task, config.seed)` gives the Task of a run.
+"""Where problems and rewards come from. `build(config.task, config.seed, config.tools)` gives the Task of a run.
 
-One file a task (math, jsonl, gym, toy), and what they share: sources.py (where rows are read from), splits.py (train,
-validation and test apart; the order of an epoch), extraction.py (how an answer is read off a reply), grading.py and
-worker.py (grading in processes that can be killed). Nothing here imports JAX, and heavy libraries are imported where
-they are used, because each grading worker imports this package.
+One file a task (math, jsonl, gym, toy; search/ has agentic search), and what they share: sources.py (where rows are read
+from), splits.py (train, validation and test apart; the order of an epoch), extraction.py (how an answer is read off a reply),
+grading.py and worker.py (grading in processes that can be killed). Nothing here imports JAX, and heavy libraries are imported
+where they are used, because each grading worker imports this package.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,14 @@ from espl_jax.structs import Task
 from espl_jax.tasks import gym, jsonl, math, toy
 from espl_jax.tasks.choices import choose
 from espl_jax.tasks.extraction import EXTRACTION
+from espl_jax.tasks.search import task as search_task  # not as search: that is the package's own name
 
-# Builders: (config.task, config.seed) -> Task.
-TASKS: dict[str, Callable[[ConfigDict, int], Task]] = {
+# Builders: (config.task, config.seed, config.tools) -> Task; only conversations need the tools.
+TASKS: dict[str, Callable[[ConfigDict, int, ConfigDict], Task]] = {
     "math": math.build,
     "jsonl": jsonl.build,
     "reasoning_gym": gym.build,
+    "search": search_task.build,
     "toy": toy.build,
 }
 
@@ -33,14 +35,14 @@ LEAST = {
 }
 
 
-def build(config: ConfigDict, seed: int) -> Task:
+def build(config: ConfigDict, seed: int, tools: ConfigDict) -> Task:
     """The task that `config` (the `task` section of a run's config) names, its splits drawn by `seed` (0 or more).
 
-    Raises ValueError, before anything is loaded, for an impossible value, and for a training set that is smaller than
-    one step's problems. No process is started before the first answer is graded; Task.close ends them.
+    tools: the `tools` section. Raises ValueError, before anything is loaded, for an impossible value, and for a training set
+    that is smaller than one step's problems. No process is started before the first answer is graded; Task.close ends them.
     """
     check(config, seed)
-    task = choose("task.name", config.name, TASKS)(config, seed)
+    task = choose("task.name", config.name, TASKS)(config, seed, tools)
     if len(task.train) < config.num_problems:
         raise ValueError(
             f"task.num_problems is {config.num_problems} but there are only {len(task.train)} training problems; "

@@ -23,7 +23,7 @@ CHUNK = 500  # entries drawn under one seed of the data set
 RUN_FIELDS = ("seed", "size")  # parameters that the run decides
 
 
-def build(config: ConfigDict, seed: int) -> Task:
+def build(config: ConfigDict, seed: int, tools: ConfigDict) -> Task:
     """The task of config.gym_dataset: its splits are drawn from seeds of their own and share no question.
 
     Raises ValueError for unknown names and parameters, and if there are fewer distinct questions than asked for.

@@ -9,7 +9,7 @@ from espl_jax.tasks.sources import require_files
 ABOUT = "Questions with one true answer each."
 
 
-def build(config: ConfigDict, seed: int) -> Task:
+def build(config: ConfigDict, seed: int, tools: ConfigDict) -> Task:
     """The task of the files in config.train, config.validation and config.test.
 
     Answers are compared as mathematics where they are mathematics, as text without regard to capitals where not.

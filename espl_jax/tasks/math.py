@@ -24,7 +24,7 @@ FUNCTION = re.compile(r"sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|pi|inf(?:ty|init
 DELIMITER = re.compile(r"\$|\\\(|\\\[|\\boxed")
 
 
-def build(config: ConfigDict, seed: int) -> Task:
+def build(config: ConfigDict, seed: int, tools: ConfigDict) -> Task:
     """Competition mathematics from named sources or local files (sources.py)."""
     about = "Competition mathematics: every problem has one exact answer, a number or an expression."
     return mathematical_task("math", config, seed, about)

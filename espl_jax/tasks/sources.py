@@ -1,4 +1,4 @@
-"""Where rows of mathematics come from: named competition data sets of the Hugging Face hub, and local files.
+"""Where rows come from: named data sets of the Hugging Face hub (competition mathematics, open questions), and local files.
 
 Each row becomes a Problem; a problem that comes again (its text, white space aside) is dropped.
 """
@@ -27,10 +27,14 @@ DAPO_TAIL = re.compile(r"\n\s*\nRemember to put your answer on its own line[^\n]
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns that rows of one form have, and how (question, answer) are read from them."""
+    """The columns that rows of one form have, and how (question, answer) are read from them.
+
+    data: what else a row has for the task's grader (Problem.data).
+    """
 
     names: tuple[str, str]
     read: Callable[[Row], tuple[Any, Any]]
+    data: Callable[[Row], dict[str, Any]] = lambda row: {}
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,24 @@ def without_wrapper(prompt: str) -> str:
     return DAPO_TAIL.sub("", DAPO_HEAD.sub("", prompt))
 
 
+def golden(row: Row) -> list[str]:
+    """All right answers of a row of Search-R1's form."""
+    answers = row["golden_answers"]
+    return [text for text in map(answer_text, [answers] if isinstance(answers, str) else answers) if text]
+
+
 PROBLEM = Columns(("problem", "answer"), lambda row: (row["problem"], row["answer"]))
 QUESTION = Columns(("question", "answer"), lambda row: (row["question"], row["answer"]))
 DAPO = Columns(
     ("prompt", "reward_model"),
     lambda row: (without_wrapper(row["prompt"][0]["content"]), row["reward_model"]["ground_truth"]),
 )
-FORMS = (PROBLEM, QUESTION, DAPO)  # of local files, tried in this order
+GOLDEN = Columns(  # Search-R1's: any of the answers is right
+    ("question", "golden_answers"),
+    lambda row: (row["question"], golden(row)[0]),
+    lambda row: {"golden_answers": golden(row)},
+)
+FORMS = (PROBLEM, GOLDEN, QUESTION, DAPO)  # of local files, tried in this order
 
 SOURCES: dict[str, Source] = {
     "aime_2022_2024": Source("AI-MO/aimo-validation-aime", PROBLEM),
@@ -70,6 +85,7 @@ SOURCES: dict[str, Source] = {
     "hmmt_feb_2024": Source("MathArena/hmmt_feb_2024", PROBLEM),
     "hmmt_feb_2025": Source("MathArena/hmmt_feb_2025", PROBLEM),
     "hmmt_nov_2025": Source("MathArena/hmmt_nov_2025", PROBLEM),
+    "nq_hotpotqa": Source("PeterJinGo/nq_hotpotqa_train", GOLDEN),
 }
 
 
@@ -227,6 +243,7 @@ def to_problem(where: str, row: Row, columns: Columns) -> Problem:
     """The row as a Problem; ValueError that says `where` if its question or answer is not there."""
     try:
         question, answer = columns.read(row)
+        data = columns.data(row)
     except (KeyError, IndexError, TypeError) as error:
         names = " and ".join(columns.names)
         raise ValueError(f"{where}: {names} are not in their usual form ({type(error).__name__}: {error})") from None
@@ -235,7 +252,7 @@ def to_problem(where: str, row: Row, columns: Columns) -> Problem:
     answer = answer_text(answer)
     if not answer:
         raise ValueError(f"{where} has no answer; every problem needs its true answer to be graded")
-    return Problem(text_id(question), question.strip(), answer)
+    return Problem(text_id(question), question.strip(), answer, data)
 
 
 def answer_text(answer: Any) -> str:

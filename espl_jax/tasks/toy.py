@@ -17,7 +17,7 @@ TEXT = (
 WORDS = tuple(TEXT.split())
 
 
-def build(config: ConfigDict, seed: int) -> Task:
+def build(config: ConfigDict, seed: int, tools: ConfigDict) -> Task:
     """The toy task: its words are split by the seed; task.num_test 0 means no test set. task.extraction is not used."""
     problems = [word_problem(word) for word in WORDS]
     test = draw("task.num_test", problems, config.num_test, seed, "test")

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espl_jax.evolution.apply import apply_document, apply_principles, clean
-from espl_jax.structs import Genome, Operation
+from espl_jax.evolution.apply import apply_principles, clean
+from espl_jax.structs import Operation
 from tests.evolution.scripted import config, fates, principles, problem
 
 START = principles("Check the units.", "Name the unknowns first.", "Draw a figure for geometry.", "Test small cases.")
@@ -102,58 +102,6 @@ def test_principles_are_one_line_without_a_copied_label():
     assert clean("G1 cells matter") == "G1 cells matter"
 
 
-TEXT = "Search first.\nRead two sources.\nAnswer briefly.\nSearch again when unsure."
-DOCUMENT = Genome("document", document=TEXT)
-
-
-def rewritten(*operations: Operation, start=DOCUMENT, **changes):
-    genome, judged = apply_document(start, operations, config(**changes), [SUM])
-    return genome.document, fates(judged)
-
-
-def replacement(search: str, text: str) -> Operation:
-    return Operation("replace", text=text, search=search)
-
-
-def test_documents_are_edited_in_order_each_on_the_result_of_the_one_before():
-    text, verdicts = rewritten(
-        replacement("two sources", "three sources"), replacement("three sources.\nAnswer", "sources.\nReply")
-    )
-    assert text == "Search first.\nRead sources.\nReply briefly.\nSearch again when unsure."
-    assert verdicts == ["applied", "applied"]
-
-
-@pytest.mark.parametrize(
-    ("operation", "fate"),
-    [
-        (replacement("four sources", "x"), "the search text occurs 0 times"),
-        (replacement("Search", "Look"), "the search text occurs 2 times"),
-        (replacement("", "x"), "the search text is empty"),
-        (replacement("Read two", "Read two"), "changes nothing"),
-        (replacement("Read", "Read 7 + 5 = 12"), f"gives away the answer of problem {SUM.id}"),
-        (replacement("Read", "</think> Read"), "holds the chat control mark '</think>'"),
-    ],
-)
-def test_document_edits_that_are_not_applied_say_why(operation, fate):
-    assert rewritten(operation) == (TEXT, [fate])
-
-
-def test_an_empty_document_is_filled_by_an_empty_search():
-    empty = Genome("document")
-    assert rewritten(replacement("", "Search first."), start=empty) == ("Search first.", ["applied"])
-    assert rewritten(replacement("x", "Search first."), start=empty)[1] == ["the search text occurs 0 times"]
-
-
-def test_text_may_be_deleted():
-    assert rewritten(replacement("\nAnswer briefly.\n", ""))[1] == ["applied"]
-
-
-def test_a_document_beyond_the_limit_may_only_shrink():
-    grow, shrink = replacement("two", "two or three"), replacement("Answer briefly.", "Answer.")
-    assert rewritten(grow, max_document_words=12)[1] == ["the document would have 13 words (limit 12)"]
-    assert rewritten(shrink, max_document_words=5)[1] == ["applied"]
-
-
 texts = st.sampled_from(["Check the units.", "Look back.", "", "word " * 40, "Try symmetry.", "a", "b", "c", "<|x|>"])
 edits = st.builds(
     Operation,
@@ -174,12 +122,3 @@ def test_whatever_is_proposed_every_edit_has_a_fate_and_the_limits_hold(operatio
     assert all(len(text.split()) <= 32 and text.strip() for text in genome.principles)
     if not any(one.fate == "applied" for one in judged):
         assert genome == START
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["Search", "two", "\n", "", "zzz"]), st.text(max_size=10)), max_size=5))
-def test_whatever_is_proposed_a_document_edit_has_a_fate(pairs):
-    genome, judged = apply_document(DOCUMENT, [replacement(*pair) for pair in pairs], CONFIG, [])
-    assert all(one.fate for one in judged)
-    if not any(one.fate == "applied" for one in judged):
-        assert genome == DOCUMENT

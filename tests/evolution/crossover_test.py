@@ -4,6 +4,7 @@ import pytest
 
 from espl_jax.evolution.crossover import crossover, winners
 from espl_jax.evolution.edits import CUT_OFF
+from espl_jax.evolution.guards import Library
 from espl_jax.structs import Genome, Population, Prompt, Rating
 from tests.evolution.scripted import by_stage, config, fates, principles, problem, rollouts
 
@@ -21,7 +22,7 @@ def state(*genomes: Genome) -> Population:
 def crossed(reply, rewards=REWARDS, genomes=(), **changes):
     editor = by_stage(crossover=reply)
     samples = rollouts((4, 2, 7)[: len(rewards)], PROBLEMS, rewards)
-    return crossover(state(*genomes), samples, 6, "Products.", editor, config(**changes)), editor
+    return crossover(state(*genomes), samples, 6, "Products.", editor, config(**changes), Library(())), editor
 
 
 def test_winners_are_strictly_best():
@@ -98,3 +99,13 @@ def test_documents_are_crossed_by_search_and_replace():
     reflection, editor = crossed("<<<<<<< SEARCH\nDraw.\n=======\nDraw. Split.\n>>>>>>> REPLACE", genomes=genomes)
     assert reflection.child.genome.document == "Check units.\nDraw. Split."
     assert "Split." in editor.batches[0][0].messages[0].content
+
+
+def test_the_hints_of_documents_are_crossed_by_a_sentence():
+    genomes = [Genome("document", document=f"Long text.\n\nHints:\n- {hint}") for hint in ("Draw.", "Split it.", "Guess.")]
+    reflection, editor = crossed(" Split the number first.\n", genomes=genomes, edit_form="sentence")
+    assert reflection.child.genome.document == "Long text.\n\nHints:\n- Draw.\n- Split the number first."
+    (operation,) = reflection.calls[0].operations
+    assert (operation.op, operation.search, operation.fate) == ("replace", "- Draw.", "applied")
+    asked = editor.batches[0][0].messages[0].content
+    assert "- Draw." in asked and "- Split it." in asked and "Long text" not in asked

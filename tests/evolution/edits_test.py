@@ -154,6 +154,13 @@ def test_search_replace_blocks():
     assert parsed(empty, ("replace",)) == [Operation("replace", text="first")]
 
 
+@pytest.mark.parametrize("before", ["Evidence: ", "An edit.\n**Evidence:** ", "1. evidence: none\nEvidence:\n"])
+def test_a_block_carries_the_evidence_that_stands_before_it(before):
+    first = BLOCK.replace("Edit:", f"{before}it won\nboth times.\n```diff")
+    evidence = [operation.evidence for operation in parsed(first + "\n" + BLOCK.replace("old", "older"), ("replace",))]
+    assert evidence == ["it won both times.", ""]
+
+
 def test_a_block_without_its_end_is_kept_with_the_reason():
     (operation,) = parsed(BLOCK.split(">>>>>>>")[0], ("replace",))
     assert "not finished" in operation.fate

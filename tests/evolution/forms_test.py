@@ -33,8 +33,12 @@ def test_cut_off_and_empty_advice_are_reasons():
 @pytest.mark.parametrize("form", sorted(FORMS))
 def test_every_edit_stage_has_a_template_in_every_form(form):
     values = dict.fromkeys(
-        ("task", "question", "answer", "principles", "attempts", "max_edits", "max_words", "won", "others"), "DATA"
-    )
-    for name in ("critique", "consolidation", "crossover"):
+        (
+            "task", "question", "answer", "principles", "document", "attempts", "max_edits", "max_words", "max_growth", "won",
+            "others",
+        ),
+        "DATA",
+    )  # fmt: skip
+    for name in ("critique", "consolidation", "crossover", "document_critique", "document_crossover"):
         chat = edit_chat("id", name, config(edit_form=form), **values)
         assert "DATA" in chat.messages[0].content and "{{" not in chat.messages[0].content

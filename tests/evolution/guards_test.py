@@ -1,6 +1,9 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from espl_jax.evolution.guards import control_marks, leaks
+from espl_jax.evolution.guards import RUN, Library, Watched, control_marks, leaks
+from espl_jax.structs import Problem
 from tests.evolution.scripted import problem
 
 COFFEE = problem(
@@ -88,3 +91,46 @@ def test_control_marks_are_found(mark):
 
 def test_inequalities_are_no_control_marks():
     assert control_marks("Check |x| < 3 and a <|b| > c; use [0, 1] and <<.") == ""
+
+
+def test_an_alias_of_the_answer_gives_a_problem_away_as_well():
+    aliases = {"golden_answers": ["Berlin", "Spandau"]}
+    where = Problem("p", "In which city does the river Spree meet the Havel?", "Berlin", aliases)
+    assert leaks("The Spree meets the Havel in Spandau.", [where]) == "gives away the answer of problem p"
+    plain = Problem("p", where.question, "Berlin")
+    assert leaks("The Spree meets the Havel in Spandau.", [plain]) == ""
+
+
+def test_words_of_a_training_problem_that_nobody_was_shown_are_a_quotation():
+    text = "Think of a 9-kilometer-long walk and stops at a coffee shop afterwards, and subtract the waiting time."
+    assert leaks(text, [SUM]) == ""
+    assert leaks(text, Watched([SUM], Library([SUM, COFFEE, FRANCE]))) == f"quotes the question of problem {COFFEE.id}"
+    assert leaks("Keep the constant speed of a walk apart from waiting.", Watched([SUM], Library([COFFEE]))) == ""
+
+
+def test_what_a_training_set_says_again_and_again_is_no_quotation():
+    opening = "State the final answer to the following arithmetic problem as one number:"
+    sums = [problem(f"{opening} {a} + 50", str(a + 50)) for a in range(60, 110)]
+    quote = "State the final answer to the following arithmetic problem as one number."
+    assert leaks(quote, Watched([SUM], Library(sums))) == ""
+    assert "quotes" in leaks(quote, Watched([SUM], Library(sums[:1] + [FRANCE] * 20)))
+
+
+@given(st.lists(st.sampled_from("add the two last digits of each small number then carry on".split()), min_size=1, max_size=20))
+def test_the_library_finds_exactly_the_runs_that_are_there(words):
+    """Against a search by comparing all runs."""
+    questions = ["add the two last digit of each small number then carry on", "the last of two small digit then carry number"]
+    library = Library([problem(question, "1") for question in questions])
+    terms = [word.removesuffix("s") for word in words]
+
+    def runs(terms):
+        return {tuple(terms[i : i + RUN]) for i in range(len(terms) - RUN + 1)}
+
+    known = set().union(*(runs(question.split()) for question in questions))
+    assert bool(library.quoted(terms)) == bool(runs(terms) & known)
+
+
+@pytest.mark.parametrize("character", ["\u202e", "\u200b", "\ufeff", "\x1b", "\x00"])
+def test_what_hides_from_a_reader_is_found(character):
+    assert control_marks(f"Be{character}brief.") == f"holds the invisible character U+{ord(character):04X}"
+    assert control_marks("Zeile eins\n\tZeile zwei, naïve café: 数学 👩‍🔬") == ""

@@ -90,6 +90,17 @@ def test_the_last_prompt_alive_cannot_retire_and_nobody_retires_twice():
 def test_an_edit_survives_json_and_other_json_is_refused():
     edit = child_of(1, RULES, "Größe \u2028 zuerst.")
     assert human.from_json(human.to_json(edit)) == edit
-    for damaged in ({}, [], {"kind": "add"}, human.to_json(edit) | {"kind": "pin"}, human.to_json(edit) | {"genome": None}):
+    for damaged in ({}, [], {"kind": "add"}, human.to_json(edit) | {"kind": "praise"}, human.to_json(edit) | {"genome": None}):
         with pytest.raises(ValueError):
             human.from_json(damaged)
+
+
+def test_pins_come_and_go_and_retiring_takes_one_off():
+    pinned, number = human.carry_out(two_prompts(), Edit("pin", 1, RULES), 5, CONFIG)
+    assert number == 1 and pinned.pinned == {1} and pinned.prompts == two_prompts().prompts
+    assert "is pinned already" in human.objection(pinned, Edit("pin", 1, RULES), CONFIG)
+    assert "prompt 0 is not pinned" in human.objection(pinned, Edit("unpin", 0, ROOT), CONFIG)
+    assert human.carry_out(pinned, Edit("unpin", 1, RULES), 5, CONFIG)[0] == two_prompts()
+    retired, _ = human.carry_out(pinned, Edit("retire", 1, RULES), 5, CONFIG)
+    assert retired.retired == {1} and not retired.pinned
+    assert "add a child that says the same" in human.objection(retired, Edit("pin", 1, RULES), CONFIG)

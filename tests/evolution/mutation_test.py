@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from espl_jax.evolution.edits import CUT_OFF
+from espl_jax.evolution.guards import Library
 from espl_jax.evolution.mutation import find_cases, mutate
-from espl_jax.structs import Genome, Rating
+from espl_jax.structs import Genome, Message, Rating
 from tests.evolution.scripted import by_stage, config, fates, population, principles, problem, rollouts
 
 P0 = problem("What is 7 + 5?", "12")
@@ -24,7 +25,8 @@ ADD = '[{"op": "add", "principle": "%s"}]'
 
 
 def mutated(editor, state=STATE, samples=ROLLOUTS, parent=0, **changes):
-    return mutate(state, samples, parent, 9, "Sums of integers.", editor, config(**changes), np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    return mutate(state, samples, parent, 9, "Sums of integers.", editor, config(**changes), rng, Library(()))
 
 
 def each(answers: dict):
@@ -225,6 +227,25 @@ def test_a_document_is_edited_by_search_and_replace():
     found = [fates(call.operations) for call in reflection.calls[6:]]
     assert found == [["applied"], ["the search text occurs 0 times"]]
     assert "Check the sum." in editor.batches[1][0].messages[0].content
+
+
+def test_conversations_are_retold():
+    turns = (("user", "Sum?"), ("assistant", "I look."), ("tool", "5 is five."), ("assistant", "It is 12."))
+    turns = tuple(Message(*turn) for turn in turns)
+    samples = replace(rollouts((0,), [P0], [[[1, 0]]]), conversations=(turns, turns[:2]))
+    editor = by_stage(critique="[]")
+    mutated(editor, samples=samples, summarize_above=1000)
+    text = editor.batches[0][0].messages[0].content
+    assert "I look.\n[tool: 5 is five.]\nIt is 12.\n\nAttempt 2 (wrong, answer read: read-1):\nI look.\n" in text
+    assert "Sum?" not in text and "text of prompt" not in text
+
+
+def test_a_document_takes_advice_as_hints():
+    state = population(Genome("document", document="Add the digits."))
+    advice = each({P0.id: " Carry the tens.\n", P2.id: " Carry the tens!\n"})
+    reflection = mutated(by_stage(critique=advice), state=state, edit_form="sentence")
+    assert reflection.child.genome.document == "Add the digits.\n\nHints:\n- Carry the tens."
+    assert [fates(call.operations) for call in reflection.calls[6:]] == [["applied"], ["repeats what the document says"]]
 
 
 def test_a_sentence_of_advice_is_a_principle():

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -92,3 +93,16 @@ def test_damage_is_named():
     del data["prompts"][1]["rating"]["sigma"]
     with pytest.raises(ValueError, match="rating without the field 'sigma'"):
         from_json(data)
+
+
+def test_the_pinned_do_not_retire_and_are_not_counted():
+    state = replace(grown(3), pinned=frozenset({0}))
+    for _ in range(3):
+        state, _ = add_child(state, CHILD, 2)
+    assert [prompt.id for prompt in state.alive] == [0, 4, 5]
+    assert from_json(json.loads(json.dumps(to_json(state)))) == state
+
+
+def test_a_file_from_before_there_were_pins_is_read():
+    old = {name: value for name, value in to_json(grown(2)).items() if name != "pinned"}
+    assert from_json(old) == grown(2)

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 
+from espl_jax.evolution.guards import Library
 from espl_jax.evolution.mutation import mutate
 from espl_jax.evolution.reflection import best_prompt, reflection_metrics, reflection_to_json
 from espl_jax.structs import Reflection
@@ -20,12 +21,18 @@ def reflect() -> Reflection:
     )
     samples = rollouts((0,), PROBLEMS, [[[1, 0], [0, 1]]])
     state = population(principles("Check."))
-    return mutate(state, samples, 0, 3, "Sums.", editor, config(), np.random.default_rng(0))
+    return mutate(state, samples, 0, 3, "Sums.", editor, config(), np.random.default_rng(0), Library(()))
 
 
 def test_metrics_count_what_became_of_everything():
     unborn = Reflection("crossover", (0,), (), reason="no winner")
-    assert reflection_metrics([reflect(), unborn]) == {
+    found = reflection_metrics([reflect(), unborn])
+    rejected = {name: found.pop(name) for name in list(found) if name.startswith("evolution/rejected_")}
+    assert {name: value for name, value in rejected.items() if value} == {
+        "evolution/rejected_empty": 1 / 3,
+        "evolution/rejected_malformed": 1 / 3,
+    }
+    assert found == {
         "evolution/reflections": 2.0,
         "evolution/children": 1.0,
         "evolution/calls": 6.0,

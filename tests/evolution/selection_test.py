@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def chosen(state=None, seed=0, **changes) -> list[int]:
 
 def draws(seeds, state=None, **changes) -> list[list[int]]:
     state, settings = state or five(), config(**changes)
-    return [[prompt.id for prompt in select(state, settings, rng(seed))] for seed in seeds]
+    return [[prompt.id for prompt in select(state, settings, rng(seed), step=1)] for seed in seeds]
 
 
 @pytest.mark.parametrize("name", sorted(SELECTION))
@@ -111,3 +112,22 @@ def test_bad_settings_are_errors():
         chosen(window=0)
     with pytest.raises(ValueError, match="selection_temperature is 0"):
         chosen(selection="softmax", selection_temperature=0.0)
+
+
+@pytest.mark.parametrize("islands", [1, 3])
+@pytest.mark.parametrize("name", sorted(SELECTION))
+def test_the_pinned_always_compete_in_order_and_the_rest_fills_up(name, islands):
+    state = Population(five().prompts, pinned=frozenset({3, 0}))
+    for ids in draws(range(20), state, selection=name, num_prompts=4, window=2, islands=islands):
+        assert ids[:2] == [0, 3] and ids[2:] == [4], "3 and 4 are in the window, and 3 has its place"
+    assert draws(range(3), state, selection=name, num_prompts=1, window=2) == [[0, 3]] * 3, "all of them, and nobody else"
+
+
+def test_nothing_pinned_changes_nothing_and_a_guest_keeps_its_place_behind_the_pinned():
+    plain = draws(range(50), selection="uniform", num_prompts=3)
+    assert draws(range(50), Population(five().prompts, pinned=frozenset()), selection="uniform", num_prompts=3) == plain
+    born = tuple(replace(p, operator="mutation", born=p.id) for p in five().prompts)
+    settings = {"islands": 2, "migration_every": 1, "num_prompts": 2, "selection": "ucb"}
+    assert chosen(Population(born), **settings) == [1, 2], "island 1 has 1 and 3, its guest is 2"
+    assert chosen(Population(born, pinned=frozenset({0})), **settings) == [0, 2]
+    assert chosen(Population(born, pinned=frozenset({2})), **settings) == [2, 1], "who is pinned is no guest"

@@ -1,5 +1,7 @@
 """Rollouts to micro-batches: shapes, indices and weights written out."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,35 @@ def test_what_is_shared_stands_once():
     assert ours.attend[0, :46].tolist() == [46] * 40 + [43] + [43] * 2 + [46] * 2 + [46]
     assert ours.source[0, :6].tolist() == [40, 40, 41, 42, 44, 45]
     assert ours.targets[0, :6].tolist() == [7, 6, 8, 9, 4, 5]
+
+
+def three_turns():
+    """Replies of 2, 1 and 3 tokens; between them 2 and 1 that the policy did not draw."""
+    own = np.array([True, True, False, False, True, False, True, True, True])
+    plain = completion("c", [20, 21, 90, 91, 22, 92, 23, 24, 25])
+    columns = {name: getattr(plain, name) * own for name in ("behavior", "tempered", "untempered")}
+    return Row(np.array([5, 6, 7], np.int32), dataclasses.replace(plain, own=own, **columns), 0.5, 0.7)
+
+
+def test_only_what_the_policy_drew_carries_loss():
+    """Three turns, written out: all tokens are conditioned on; those between the replies are nobody's target."""
+    (ours,) = batches([three_turns()], [0.25])
+    assert ours.tokens[0, :12].tolist() == [5, 6, 7, 20, 21, 90, 91, 22, 92, 23, 24, 0]
+    assert ours.positions[0, :11].tolist() == list(range(11)) and ours.attend[0, :11].tolist() == [3 + 8] * 11
+    assert ours.targets[0, :7].tolist() == [20, 21, 22, 23, 24, 25, 0]
+    assert ours.source[0, :7].tolist() == [2, 3, 6, 8, 9, 10, 127]
+    assert ours.weight[0, :7].tolist() == [0.25] * 6 + [0]
+    np.testing.assert_allclose(ours.denominator[0, :6], -2 - 0.01 * np.array([0, 1, 4, 6, 7, 8]), rtol=1e-6)
+    np.testing.assert_allclose(ours.match[0, :6], ours.denominator[0, :6])
+
+
+@pytest.mark.parametrize(
+    "aggregation, expected", [("token", [1 / 8, 1 / 8]), ("sequence", [1 / 12, 1 / 4]), ("constant", [1 / 20, 1 / 20])]
+)
+def test_weights_count_what_the_policy_drew(aggregation, expected):
+    """6 of 9 tokens, and 2 of 2."""
+    rows = [three_turns(), row("a", [1], [2, 3])]
+    np.testing.assert_allclose(batching.token_weights(rows, aggregation, max_new_tokens=10), expected)
 
 
 @pytest.mark.parametrize(

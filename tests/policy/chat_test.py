@@ -115,6 +115,87 @@ def test_template_arguments_reach_the_template(tiny_qwen3):
         Tokenizer(tiny_qwen3, {"tokenize": True})
 
 
+def conversation(tokenizer, asked, parts):
+    """Tokens of a conversation put together turn by turn: (reply, the turns that follow it) for each part."""
+    tokens = tokenizer.render(Chat("a", (Message("user", asked),))).tolist()
+    for reply, turns in parts:
+        tokens += [*tokenizer.encode(reply).tolist(), 2, *tokenizer.between(turns).tolist()]
+    return tokens
+
+
+said = ordinary.map(lambda text: text.strip() or "x")  # some templates cut white space off
+
+
+@pytest.mark.parametrize("name", MODELS)
+@given(asked=said, parts=st.lists(st.tuples(said, said, st.sampled_from(["tool", "user"])), min_size=1, max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_a_conversation_turn_by_turn_has_the_tokens_of_transformers(tokenizers, name, asked, parts):
+    ours, theirs = tokenizers[name]
+    turns = [{"role": "user", "content": asked}]
+    for reply, answer, role in parts:
+        turns += [{"role": "assistant", "content": reply}, {"role": role, "content": answer}]
+    expected = theirs.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert conversation(ours, asked, [(reply, [Message(role, answer)]) for reply, answer, role in parts]) == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+@given(texts=st.lists(hostile, min_size=1, max_size=3))
+@settings(max_examples=100, deadline=None)
+def test_no_answer_of_a_tool_becomes_a_control_token(tokenizers, name, texts):
+    ours, theirs = tokenizers[name]
+    control = set(theirs.added_tokens_decoder)
+    found = [token for token in ours.between([Message("tool", text) for text in texts]) if token in control]
+    assert found == [token for token in ours.between([Message("tool", "x")] * len(texts)) if token in control]
+    if name in WHOLE:
+        text = theirs.decode(ours.between([Message("tool", text) for text in texts]), skip_special_tokens=False)
+        assert all(each in text for each in texts)
+
+
+QWEN3_TOOL = (  # in the manner of Qwen3: a tool speaks in a user turn, between marks
+    "{% for m in messages %}{% if m['role'] == 'tool' %}{{ '<|im_start|>user\n<tool_response>\n' + m['content'] + "
+    "'\n</tool_response><|im_end|>\n' }}{% else %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA3_TOOL = QWEN3_TOOL.replace(
+    "user\n<tool_response>\n' + m['content'] + '\n</tool_response>", "ipython\n' + m['content'] | tojson + '"
+)
+REFUSES_TOOL = QWEN3_TOOL.replace("{{ '<|im_start|>user\n<tool_response>", "{{ raise_exception('no tools') + '")
+FORGETS_TOOL = QWEN3_TOOL.replace(" + m['content'] + '\n</tool_response>", " + '")
+BY_TURNS = (
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('turns') }}{% endif %}"
+    "{{ '[' + m['role'] + ']' + m['content'] + '<|im_end|>' }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    "template, expected",
+    [
+        (
+            QWEN3_TOOL,
+            "\n<|im_start|>user\n<tool_response>\nA<|im_end|>\n</tool_response><|im_end|>\n<|im_start|>user\nB<|im_end|>\n",
+        ),
+        (LLAMA3_TOOL, '\n<|im_start|>ipython\n"A<|im_end|>"<|im_end|>\n<|im_start|>user\nB<|im_end|>\n'),
+        (REFUSES_TOOL, "\n<|im_start|>user\nA<|im_end|><|im_end|>\n<|im_start|>user\nB<|im_end|>\n"),
+        (FORGETS_TOOL, "\n<|im_start|>user\nA<|im_end|><|im_end|>\n<|im_start|>user\nB<|im_end|>\n"),
+        (BY_TURNS, "[user]A<|im_end|>\n\nB<|im_end|>"),
+    ],
+    ids=["qwen3", "llama3", "refuses", "forgets", "by turns"],
+)
+def test_tools_speak_as_the_template_lets_them(tmp_path, tiny_qwen3, template, expected):
+    ours = with_template(tmp_path, tiny_qwen3, template)
+    tokens = ours.between([Message("tool", "A<|im_end|>"), Message("user", "B")])
+    opening = "" if template == BY_TURNS else "<|im_start|>assistant\n"
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").decode(tokens) == expected + opening
+    assert tokens.tolist().count(2) == (expected + opening).count("<|im_end|>") - 1, "the tool's own is text"
+
+
+def test_a_template_that_takes_no_second_turn_is_refused(tmp_path, tiny_qwen3):
+    once = "{% if messages | length > 1 %}{{ raise_exception('once') }}{% endif %}{% for m in messages %}" + TURN
+    ours = with_template(tmp_path, tiny_qwen3, once + "{% endfor %}")
+    with pytest.raises(ValueError, match="refuses to go on after a reply; use another model"):
+        ours.between([Message("tool", "5")])
+
+
 def test_a_reply_prefix_is_appended_as_its_own_tokens(tokenizers):
     ours, _ = tokenizers["embedded"]
     messages = (Message("user", "List two."),)

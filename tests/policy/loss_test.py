@@ -1,5 +1,6 @@
 """Losses by hand, and their chunked gradient against a plain implementation that holds all logits."""
 
+import dataclasses
 import functools
 import math
 from types import SimpleNamespace
@@ -137,6 +138,17 @@ def chosen(logp, row):
     return logp[np.arange(len(row.completion.tokens)), row.completion.tokens]
 
 
+def with_tools(rows, seed=1):
+    """The rows as conversations: some tokens in the middle of each were not drawn by the policy."""
+    rng, made = np.random.default_rng(seed), []
+    for row in rows:
+        own = rng.random(len(row.completion.tokens)) < 0.6
+        own[[0, -1]] = True
+        columns = {name: getattr(row.completion, name) * own for name in ("behavior", "tempered", "untempered")}
+        made.append(row.replace(completion=dataclasses.replace(row.completion, own=own, **columns)))
+    return made
+
+
 def plain_loss(params, rows, weights, rl):
     """The loss written down naively."""
     temperature = 1.0 if rl.ratio == "untempered" else rows[0].temperature
@@ -153,7 +165,8 @@ def plain_loss(params, rows, weights, rl):
         else:
             token = -jax.lax.stop_gradient(jnp.where(ratio > 4, 4.0, ratio)) * row.advantage * (logp - denominator)
         ahead = chosen(there, row) - logp
-        total = total + weight * (token + rl.kl_coef * (jnp.exp(ahead) - 1 - ahead)).sum()
+        own = np.ones(len(logp)) if row.completion.own is None else row.completion.own
+        total = total + weight * (own * (token + rl.kl_coef * (jnp.exp(ahead) - 1 - ahead))).sum()
     return total
 
 
@@ -181,17 +194,22 @@ KINDS = {
     "importance_sampling": dict(),
     "ppo": dict(loss="ppo", ratio="behavior", kl_coef=0.3),
     "cispo": dict(loss="cispo", ratio="untempered"),
+    "tools": dict(loss="ppo", ratio="behavior", kl_coef=0.3),
 }
+
+
+def weighted_rows(kind):
+    """(make_rows(), as conversations for "tools", and the weights of their tokens, all alike)"""
+    rows = with_tools(make_rows()) if kind == "tools" else make_rows()
+    return rows, batching.token_weights(rows, "token", 20)
 
 
 @pytest.fixture(scope="module")
 def plain():
-    """Value and gradient of each kind's plain loss for make_rows(), tokens weighted alike."""
-    rows = make_rows()
-    weights = batching.token_weights(rows, "token", 20)
+    """Value and gradient of each kind's plain loss."""
 
     def losses(params):
-        values = {name: plain_loss(params, rows, weights, settings(**changes)) for name, changes in KINDS.items()}
+        values = {name: plain_loss(params, *weighted_rows(name), settings(**changes)) for name, changes in KINDS.items()}
         return values, values
 
     gradients, values = jax.jit(jax.jacrev(losses, has_aux=True))(PARAMS)
@@ -200,13 +218,26 @@ def plain():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_chunked_loss_and_its_gradient_are_those_of_a_plain_implementation(kind, plain):
-    rows = make_rows()
-    weights = batching.token_weights(rows, "token", 20)
-    (batch,) = packed(rows, weights, settings(**KINDS[kind]).ratio)
+    (batch,) = packed(*weighted_rows(kind), settings(**KINDS[kind]).ratio)
     (loss, stats), gradient = chunked(**KINDS[kind])(PARAMS, batch)
     np.testing.assert_allclose(loss, plain[0][kind], rtol=1e-5)
     np.testing.assert_allclose(stats.loss.sum(), plain[0][kind], rtol=1e-5)
     assert_near(gradient, plain[1][kind])
+
+
+def test_tokens_of_tools_are_seen_and_carry_no_loss():
+    """Other ones change what follows them, and no target; statistics are of own tokens alone."""
+    rows, weights = weighted_rows("tools")
+    counts = [row.completion.own.sum() for row in rows]
+    assert weights == [1 / sum(counts)] * 5 and sum(counts) < sum(len(row.completion.tokens) for row in rows)
+    (batch,) = packed(rows, weights, "behavior")
+    (loss, stats), _ = chunked(**KINDS["tools"])(PARAMS, batch)
+    assert [of_row(stats.gap, batch, row).shape for row in rows] == [(count,) for count in counts]
+    tokens = np.where(rows[0].completion.own, rows[0].completion.tokens, 7)
+    others = [rows[0].replace(completion=dataclasses.replace(rows[0].completion, tokens=tokens)), *rows[1:]]
+    (changed,) = packed(others, weights, "behavior")
+    assert np.array_equal(changed.targets, batch.targets)
+    assert abs(chunked(**KINDS["tools"])(PARAMS, changed)[0][0] - loss) > 1e-4
 
 
 def test_statistics_of_each_token():

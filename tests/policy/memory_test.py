@@ -153,7 +153,7 @@ def sampler_programs(config):
     variables, slots = {"params": weights, "lora": low}, jax.eval_shape(lambda: sampler.empty_slots(LAYOUT))
     B = LAYOUT.slots
     members = [Members(ints(X, M), ints(B), ints(X)) for X, M in ((4, 16), (7, 4))]
-    columns = [ints(B), jax.ShapeDtypeStruct((B,), bool), *[ints(B)] * 3, *[jax.ShapeDtypeStruct((B,), jnp.float32)] * 2]
+    columns = [ints(B), jax.ShapeDtypeStruct((B,), bool), *[ints(B)] * 4, *[jax.ShapeDtypeStruct((B,), jnp.float32)] * 2]
     table = Table(*members, *columns, jax.ShapeDtypeStruct((B, 5), jnp.uint32))
     decode = sampler._decode.lower(variables, slots, table, (ints(), ints()), sampler.seed)
     attend = PrefillAttend(ints(), *[ints(2)] * 6)

@@ -231,6 +231,38 @@ def test_a_request_that_has_enough_ends_with_the_fewest_tokens_that_are():
         assert ours.tokens.tolist() == free.tokens[:size].tolist()
 
 
+def test_a_completion_drawn_by_two_requests_is_that_of_one():
+    """The second has what the first drew in its prompt and counts on from there; it comes while others are at work."""
+    whole, made, told, waiting = sampled(), requests(), {}, []
+    sizes = [len(completion.tokens) // 2 for completion in whole]
+    begun = [
+        dataclasses.replace(r, max_new_tokens=n, later=len(c.tokens) - n) if n else r for r, n, c in zip(made, sizes, whole)
+    ]
+    numbers = list(range(len(made)))
+
+    def on_done(i, completion):
+        told[i] = completion
+        if i < len(made) and sizes[i]:
+            waiting.append(i)
+
+    def more(idle):
+        numbers.extend(waiting)
+        found = [(i, rest(i)) for i in waiting]
+        waiting.clear()
+        return found
+
+    def rest(i):
+        tokens, left = np.concatenate([made[i].tokens, told[i].tokens]), len(whole[i].tokens) - sizes[i]
+        return dataclasses.replace(made[i], tokens=tokens, earlier=sizes[i], max_new_tokens=left)
+
+    ours = sampler()(VARIABLES["full"], begun, on_done, more)
+    assert len(ours) == len(numbers) == len(made) + sum(size > 0 for size in sizes) and dict(enumerate(ours)) == told
+    for i, completion in enumerate(whole):
+        parts = [part for number, part in zip(numbers, ours) if number == i]
+        assert np.concatenate([part.tokens for part in parts]).tolist() == completion.tokens.tolist()
+        np.testing.assert_allclose(np.concatenate([part.behavior for part in parts]), completion.behavior, atol=1e-5)
+
+
 def test_an_int8_cache_gives_nearly_the_same_distribution():
     """Of the first token that is read from it; later ones may differ, as the tokens before them do."""
     ours = sampler(cache_dtype="int8")(VARIABLES["full"], requests())

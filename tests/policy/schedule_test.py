@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espl_jax.policy.cache import Layout
-from espl_jax.policy.schedule import HEADS, OWN, TAILS, Schedule, cut, slots_for
+from espl_jax.policy.schedule import HEADS, OWN, TAILS, Schedule, continued, cut, slots_for
 from espl_jax.structs import Request
 
 CHUNK = 4
@@ -72,6 +72,38 @@ def test_every_slot_sees_its_own_prompt_whatever_comes_and_goes(call, random, co
             schedule.release(slot)
     assert sorted(served) == list(range(len(requests)))
     assert not schedule.members(HEADS)[2].any() and not schedule.members(TAILS)[2].any(), "every row is free again"
+
+
+@given(calls(), st.randoms(use_true_random=False), st.integers(1, 3))
+@settings(max_examples=150, deadline=None)
+def test_a_request_that_goes_on_from_another_sees_its_own_prompt(call, random, count):
+    """Some requests come back once with more tokens, before those that were never seated; their slots read what they asked."""
+    requests, shapes = call
+    schedule = Schedule(cut(requests, True), range(len(requests)), shapes, CHUNK, growing=True)
+    first, memory, decoding, served = len(requests), {}, {}, []
+    while schedule.queue or schedule.seats:
+        schedule.admit()
+        chunks = schedule.prefill(count)
+        for chunk in chunks:
+            held = memory.setdefault((chunk.level, chunk.row), {})
+            held.update({chunk.start + i: token for i, token in enumerate(chunk.tokens.tolist())})
+        schedule.prefilled(chunks)
+        decoding.update({slot: seat for slot, seat in schedule.seats.items() if seat.ready})
+        for slot, seat in decoding.items():
+            rows = [(level, row) for level, row in ((HEADS, seat.head), (TAILS, seat.tail)) if row is not None]
+            seen = [memory[level, row.number][i] for level, row in rows for i in range(row.length)]
+            seen += [memory[OWN, slot][i] for i in range(seat.own_length)]
+            assert seen == requests[seat.index].tokens[:-1].tolist()
+        for slot in [slot for slot in decoding if random.random() < 0.4]:
+            index = decoding.pop(slot).index
+            served.append(index)
+            schedule.release(slot)
+            if index < first and random.random() < 0.5:
+                more = np.arange(random.randint(1, 9), dtype=np.int32) + 3000
+                requests.append(request(len(requests), np.concatenate([requests[index].tokens, more])))
+                schedule.add(continued(schedule.pieces[index], requests[-1].tokens))
+                assert schedule.queue[0] == len(requests) - 1
+    assert sorted(served) == list(range(len(requests)))
 
 
 def test_samples_of_a_group_share_a_tail_and_problems_of_a_prompt_their_head():

@@ -70,7 +70,7 @@ def test_the_table_shows_every_pass_at_1_before_and_after():
 
 def test_without_evaluation_there_is_no_table():
     file = io.StringIO()
-    Console(2, file=file).finish({}, {}, "", 2.2)
+    Console(2, done=2, file=file).finish({}, {}, "", 2.2)
     assert file.getvalue().splitlines() == ["2 steps in 2 s", "best prompt:", "(empty: no principles)"]
 
 

@@ -7,6 +7,7 @@ import pytest
 from espl_jax import tasks
 from espl_jax.tasks import gym
 from espl_jax.tasks.grading import grade_all
+from experiments import base
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def texts(problems) -> list[str]:
 
 def test_splits_share_no_question_even_in_a_small_space(gym_config):
     gym_config.gym_parameters = '{"min_terms": 2, "max_terms": 2, "max_digits": 1}'  # 200 questions
-    task = tasks.build(gym_config, 0)
+    task = tasks.build(gym_config, 0, base.tools())
     assert (len(task.train), len(task.validation), len(task.test)) == (30, 5, 6)
     assert len({*texts(task.train), *texts(task.validation), *texts(task.test)}) == 41
 
@@ -34,19 +35,19 @@ def test_splits_share_no_question_even_in_a_small_space(gym_config):
 def test_all_of_a_small_space_is_found_and_one_more_is_an_error(gym_config):
     gym_config.gym_parameters = '{"min_terms": 1, "max_terms": 1, "max_digits": 1}'  # the questions 0 to 9
     gym_config.update({"num_train": 6, "num_validation": 2, "num_test": 2})
-    task = tasks.build(gym_config, 0)
+    task = tasks.build(gym_config, 0, base.tools())
     assert sorted(int(problem.answer) for problem in (*task.train, *task.validation, *task.test)) == list(range(10))
     gym_config.num_train = 7
     with pytest.raises(ValueError, match="only 10 distinct questions .* is 11; lower them"):
-        tasks.build(gym_config, 0)
+        tasks.build(gym_config, 0, base.tools())
 
 
 def test_splits_depend_on_the_seed_alone_and_test_on_no_other_number(gym_config):
-    one, again, other = (tasks.build(gym_config, seed) for seed in (1, 1, 2))
+    one, again, other = (tasks.build(gym_config, seed, base.tools()) for seed in (1, 1, 2))
     assert (one.train, one.validation, one.test) == (again.train, again.validation, again.test)
     assert not set(texts(one.train)) & set(texts(other.train))
     gym_config.num_train, gym_config.num_validation = 10, 3
-    smaller = tasks.build(gym_config, 1)
+    smaller = tasks.build(gym_config, 1, base.tools())
     assert smaller.test == one.test
     assert smaller.train != one.train
 
@@ -56,15 +57,15 @@ def test_data_sets_that_use_shared_randomness_or_output_are_settled(gym_config, 
     gym_config.gym_dataset = name
     random.seed(5)
     before = random.getstate()
-    first = tasks.build(gym_config, 0)
+    first = tasks.build(gym_config, 0, base.tools())
     assert random.getstate() == before
     random.seed(6)
-    assert tasks.build(gym_config, 0).train == first.train
+    assert tasks.build(gym_config, 0, base.tools()).train == first.train
     assert capsys.readouterr().out == ""
 
 
 def test_scores_are_the_data_sets_own(gym_config):
-    task = tasks.build(gym_config, 0)
+    task = tasks.build(gym_config, 0, base.tools())
     problem = task.train[0]
     grades = grade_all(task.grader, [(problem, f"so it is {problem.answer}.00"), (problem, "it is 123456"), (problem, "no")])
     task.close()
@@ -83,7 +84,7 @@ def test_partial_scores_are_kept_and_evaluated_answers_cannot_act(gym_config, tm
     assert 0 < read(problem, right[:-1]).score < 1
 
     gym_config.update({"gym_dataset": "string_insertion", "extraction": "whole", "grading_timeout": 2.0})
-    task = tasks.build(gym_config, 0)
+    task = tasks.build(gym_config, 0, base.tools())
     target = tmp_path / "made"
     attacks = [f"open({str(target)!r}, 'w')", f"__import__('os').system('touch {target}')", "exit()", "9**9**9**9"]
     pairs = [(task.train[0], attack) for attack in attacks] + [(task.train[1], task.train[1].answer)]
@@ -113,4 +114,4 @@ def test_partial_scores_are_kept_and_evaluated_answers_cannot_act(gym_config, tm
 def test_errors_name_the_field_and_the_remedy(gym_config, changes, said):
     gym_config.update(changes)
     with pytest.raises(ValueError, match=said):
-        tasks.build(gym_config, 0)
+        tasks.build(gym_config, 0, base.tools())

@@ -4,6 +4,7 @@ import pytest
 
 from espl_jax import tasks
 from espl_jax.tasks.grading import grade_all
+from experiments import base
 
 
 def test_answers_are_words_or_mathematics(config, write):
@@ -15,7 +16,7 @@ def test_answers_are_words_or_mathematics(config, write):
     config.update(
         {"name": "jsonl", "train": write("own.jsonl", rows), "num_validation": 0, "extraction": "answer_line"}
     )
-    task = tasks.build(config, 0)
+    task = tasks.build(config, 0, base.tools())
     replies = ["It is a city.\nAnswer: **paris**.", "Answer: 1/2", "Answer: more"]
     grades = grade_all(task.grader, list(zip(task.train, replies, strict=True)))
     task.close()
@@ -25,4 +26,4 @@ def test_answers_are_words_or_mathematics(config, write):
 def test_named_sources_are_not_for_it(config):
     config.update({"name": "jsonl", "train": "amc"})
     with pytest.raises(ValueError, match="task.train is 'amc', a named source, but task.name 'jsonl' reads files"):
-        tasks.build(config, 0)
+        tasks.build(config, 0, base.tools())

@@ -6,6 +6,7 @@ from espl_jax import tasks
 from espl_jax.structs import Problem
 from espl_jax.tasks.grading import grade_all
 from espl_jax.tasks.math import are_words, make_verifier, plain, same
+from experiments import base
 
 EQUAL = [
     ("0.5", r"\frac{1}{2}"),
@@ -103,7 +104,7 @@ def test_task_on_local_files_with_hostile_replies(config, write):
     config.test = write("test.jsonl", rows[:3] + [{"problem": "New?", "answer": r"\frac{1}{2}"}])
     config.question_suffix = "\nBox the answer."
     config.grading_timeout = 2.0
-    task = tasks.build(config, 1)
+    task = tasks.build(config, 1, base.tools())
     assert (len(task.train), len(task.validation), len(task.test)) == (7, 2, 4)
     assert task.question(task.test[3]) == "New?\nBox the answer."
     hostile = [r"\boxed{9^{9^{9^{9}}}}", r"\boxed{100000000!}"]

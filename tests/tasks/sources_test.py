@@ -170,6 +170,7 @@ def hub(monkeypatch):
 def test_named_sources_ask_for_their_split(hub):
     hub.served |= {source.hub: BEYOND for source in SOURCES.values()}
     hub.served["BytedTsinghua-SIA/DAPO-Math-17k"] = DAPO
+    hub.served["PeterJinGo/nq_hotpotqa_train"] = [{"question": "who", "golden_answers": ["A", "B"]}]
     for name in set(SOURCES) - {"dapo100"}:
         assert load("task.train", name, 0)
     assert ("ByteDance-Seed/BeyondAIME", "test") in hub.asked

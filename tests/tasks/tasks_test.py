@@ -25,12 +25,12 @@ def test_errors_name_the_field_the_value_and_the_remedy(config, changes, said):
     config.train = "this would fail later"
     config.update(changes)
     with pytest.raises(ValueError, match=said):
-        tasks.build(config, 0)
+        tasks.build(config, 0, base.tools())
 
 
 def test_the_seed_is_checked(config):
     with pytest.raises(ValueError, match="seed is -1"):
-        tasks.build(config, -1)
+        tasks.build(config, -1, base.tools())
 
 
 def test_every_name_that_the_config_offers_is_there():
@@ -45,5 +45,5 @@ def test_every_task_says_what_it_is(config, write):
     for name in tasks.TASKS:
         config.name = name
         config.num_train = 2
-        described = tasks.build(config, 0).describe
+        described = tasks.build(config, 0, base.tools()).describe
         assert described.endswith(".") and 10 < len(described.split()) < 60
