@@ -16,6 +16,7 @@ KINDS = {
     "leak": r"^(gives away the answer|quotes the question) ",
     "control": r"^holds the (chat control mark|invisible character) ",
     "protected": r"protected",
+    "echo": r"^repeats the request$",
     "duplicate": r"^(repeats (G\d+|what the document says)|changes nothing)$",
     "too_long": r"\d+ words \(limit \d+\)$",
     "no_room": r"^no room: ",

@@ -97,7 +97,7 @@ def leaks(text: str, problems: Sequence[Problem]) -> str:
     A problem is given away when the text (a) quotes RUN or more of its words in a row; or names its answer or one of its
     ALIASES, as whole words or numbers, and (b) at least two and 60% of the question's numbers, or (c) enough of the words and
     numbers that set it apart from the other problems, fewer when the answer is a rare thing to write, or (d) one of these and
-    "the answer is".
+    "the answer is"; or when its answer is a name that the question does not say, written as one, not only as a first word.
     """
     terms = _terms(text)
     questions = [_terms(problem.question) for problem in problems]
@@ -157,6 +157,8 @@ def _names_answer(terms: list[str], text: str, answer: str, question: list[str],
     rest = _without(terms, answer_terms)
     if rest is None:
         return False
+    if _is_named(text, answer) and not set(answer_terms) & set(question):
+        return True
     numbers = Counter(term for term in question if term[0].isdigit())
     shared_numbers = Counter(rest) & numbers
     if shared_numbers.total() >= max(2, 0.6 * numbers.total()):
@@ -195,6 +197,14 @@ def _is_rare(answer: list[str]) -> bool:
         return True
     term = answer[0]
     return len(term) > 2 and term not in _ROUND and term not in _STOPWORDS | {"yes", "true", "false", "zero"}
+
+
+def _is_named(text: str, answer: str) -> bool:
+    """Whether the answer is a name (capitals, three letters or more) and stands so in the text, behind its first word."""
+    words = answer.split()
+    if not all(word[:1].isupper() and len(word) > 2 and word.isalpha() for word in words):
+        return False
+    return bool(re.search(rf"(?<=\w)[^\w.!?]+{re.escape(' '.join(words))}(?!\w)", text))
 
 
 def _stated(text: str, answer: str) -> bool:

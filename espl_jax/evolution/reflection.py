@@ -11,6 +11,7 @@ from espl_jax.evolution.documents import apply_document
 from espl_jax.evolution.fates import rejection_rates
 from espl_jax.evolution.forms import FORMS
 from espl_jax.evolution.population import twin
+from espl_jax.evolution.words import share_run
 from espl_jax.structs import (
     Call,
     Chat,
@@ -27,6 +28,7 @@ from espl_jax.structs import (
 
 APPLY = {"principles": apply_principles, "document": apply_document}
 UNBORN = -1  # id of a child that the population has not added yet
+ECHO = 7  # so many words in a row of what the editor was asked to do are a copy of it
 
 
 def best_prompt(rollouts: Rollouts) -> int:
@@ -62,7 +64,17 @@ def edit_call(
     targets: the principles that a reply in the form of one sentence merges.
     """
     operations, error = FORMS[config.edit_form].parse(reply.text, allowed_ops, reply.finish, targets)
-    return Call(stage, chat, reply, problem_id, operations, error)
+    return Call(stage, chat, reply, problem_id, drop_echoes(operations, chat), error)
+
+
+def drop_echoes(operations: Sequence[Operation], chat: Chat) -> tuple[Operation, ...]:
+    """The operations; those whose text is copied from the request's last paragraph are dropped with that as their fate.
+
+    Weak editors answer with the question: "Write one sentence of new advice" is advice to nobody but them.
+    """
+    request = chat.messages[-1].content.rstrip().rpartition("\n\n")[2]
+    echoes = [not op.fate and share_run(op.text, request, ECHO) for op in operations]
+    return tuple(replace(op, fate="repeats the request") if echo else op for op, echo in zip(operations, echoes))
 
 
 def drop_beyond(operations: Sequence[Operation], limit: int) -> tuple[Operation, ...]:

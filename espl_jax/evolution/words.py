@@ -43,6 +43,13 @@ def similarity(first: str, second: str) -> float:
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
+def share_run(first: str, second: str, count: int) -> bool:
+    """Whether the two texts have `count` words in a row in common, in lower case, punctuation left out."""
+    a, b = ([term for term in _TERM.findall(text.lower()) if term.isalnum()] for text in (first, second))
+    runs = {tuple(a[i : i + count]) for i in range(len(a) - count + 1)}
+    return any(tuple(b[i : i + count]) in runs for i in range(len(b) - count + 1))
+
+
 def has_words(text: str) -> bool:
     """Whether a text says anything at all: "..." and "<>" do not."""
     return any(character.isalnum() for character in text)

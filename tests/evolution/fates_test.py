@@ -33,6 +33,7 @@ operations = st.builds(
     [
         ("gives away the answer of problem 12ab", "leak"), ("holds the chat control mark '</s>'", "control"),
         ("has 40 words (limit 32)", "too_long"), ("no room: the limit is 3 principles", "no_room"), ("repeats G2", "duplicate"),
+        ("repeats the request", "echo"),
         ("G1 was already edited", "contested"), ("the search text occurs 2 times", "no_target"), ("has no text", "empty"),
         ("the operation 'x' is not allowed here", "malformed"), ("beyond the limit of 2 edits a reply", "too_many"),
         ("something new", OTHER),

@@ -68,6 +68,23 @@ def test_honest_principles_pass(text):
     assert leaks(text, [SUM, COFFEE, TRIANGLE, FRANCE, SPIDER, FRACTION, WORDY, WALK, BIG, YES]) == ""
 
 
+@pytest.mark.parametrize(
+    ("text", "given_away"),
+    [
+        ("Use of search is read: Denar", True), ("A search finds the Denar.", True), ("A denarius is no unit.", False),
+        ("Denar is the first word here.", False), ("Say it. Denar begins a sentence.", False),
+        ("Search for the country, then for its currency.", False),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_a_name_gives_itself_away(text, given_away):
+    assert bool(leaks(text, [problem("Name the currency of North Macedonia.", "Denar")])) is given_away
+
+
+def test_a_name_that_the_question_says_is_no_answer_given_away():
+    asked = problem("Who won, Ada Holm or Brenning?", "Ada Holm")
+    assert leaks("Compare scores, as Ada Holm did.", [asked]) == ""
+
+
 def test_a_digit_in_a_batch_of_sums_is_no_leak_but_a_sum_is():
     sums = [problem(f"Give the result of this sum: {a} + {b} =", str(a + b)) for a in range(1, 9) for b in (3, 6)]
     assert leaks("Give the result of this kind of sum after 2 checks, and write 5 digits at most.", sums) == ""

@@ -1,11 +1,13 @@
 import json
 
 import numpy as np
+import pytest
 
+from espl_jax.evolution.forms import edit_chat
 from espl_jax.evolution.guards import Library
 from espl_jax.evolution.mutation import mutate
-from espl_jax.evolution.reflection import best_prompt, reflection_metrics, reflection_to_json
-from espl_jax.structs import Reflection
+from espl_jax.evolution.reflection import best_prompt, drop_echoes, reflection_metrics, reflection_to_json
+from espl_jax.structs import Operation, Reflection
 from tests.evolution.scripted import by_stage, config, population, principles, problem, rollouts
 
 PROBLEMS = [problem("What is 7 + 5?", "12"), problem("What is 31 + 9?", "40")]
@@ -43,6 +45,23 @@ def test_metrics_count_what_became_of_everything():
         "evolution/operations_proposed": 3.0,
         "evolution/operations_applied": 1.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "fate"),
+    [
+        ("Do not repeat names of this problem or its answer.", "repeats the request"),
+        ("Write one sentence of NEW advice for the student!", "repeats the request"),
+        ("Do not repeat the search; read its answer.", ""),
+        ("Write one sentence for the student.", ""),
+    ],
+)
+def test_advice_that_is_the_request_is_dropped(text, fate):
+    chat = edit_chat("c", "document_critique", config(edit_form="sentence"), question="q", attempts="a", document="d", task="t")
+    [judged] = drop_echoes([Operation("add", (), text)], chat)
+    assert judged.fate == fate
+    [dropped] = drop_echoes([Operation("add", (), text, fate="has no text")], chat)
+    assert dropped.fate == "has no text"
 
 
 def test_metrics_of_nothing_have_the_same_names():
