@@ -12,7 +12,10 @@ from espl_jax import config as configs
 from experiments import base
 
 ROOT = Path(__file__).parents[1]
-DOCS = ("launch.md", "hardware.md", "meshes.md", "hosts.md", "conversations.md", "strategies.md", "editors.md")
+DOCS = (
+    "launch.md", "hardware.md", "meshes.md", "hosts.md", "conversations.md", "strategies.md", "editors.md",
+    "search.md", "sft.md", "export.md", "report.md", "compare.md",
+)
 HARDWARE = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
 
 

@@ -34,7 +34,7 @@ def reply(problem: Problem, messages: tuple[Message, ...]) -> str | None:
     found = f"The search says: {hops[len(results) - 1]['fact']}" if results else ""
     if len(results) == len(hops):
         return f"{found}\nAnswer: {problem.answer}"
-    return f"{found} I search for {hops[len(results)]['query']}.\n{call(hops[len(results)]['query'])}".lstrip()
+    return f"{found}\n{call(hops[len(results)]['query'])}".lstrip()
 
 
 def call(query: str) -> str:
