@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.task.two_hop = 0.25
     config.task.num_train = 120
     config.task.num_validation = 32
-    config.task.num_problems = 6
+    config.task.num_problems = 4
     config.task.num_samples = 4
 
     config.tools.topk = 1
