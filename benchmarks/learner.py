@@ -22,8 +22,8 @@ from espl_jax.policy.model import ModelSpec
 WORKLOADS = {"cpu": "uniform,espl", "gpu": "long-8,espl"}
 # Trajectories of a micro-batch (ours: tokens) that fit in 24 GiB; tunix holds the logits of every position of all of them.
 ROWS = {
-    "uniform": {OURS: 4096, "tunix": 8, "torch": 16},
-    "espl": {OURS: 4096, "tunix": 2, "torch": 5},
+    "uniform": {OURS: 1024, "tunix": 8, "torch": 16},
+    "espl": {OURS: 2048, "tunix": 2, "torch": 5},
     "long": {OURS: 4096, "tunix": 2, "torch": 2},
 }
 

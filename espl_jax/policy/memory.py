@@ -193,11 +193,11 @@ def head_bytes(spec: ModelSpec, config: Any, T: int) -> float:
 def layer_bytes(spec: ModelSpec, config: Any, T: int, remat: str) -> float:
     """Temporaries of one layer's backward pass: what is recomputed, gradients of gate and up, and a block of tree attention.
 
-    The latter has weights, their gradients and those of scores [H, QUERIES, TOGETHER * KEYS] (tree.py; kernels have none).
+    The latter has weights, their gradients and those of scores [H, QUERIES, KEYS] (tree.py; kernels have none).
     """
     kept = kept_numbers(spec, config, remat, config.model.scan_layers)
     again = kept_numbers(spec, config, "none", scanned=False) - kept if remat != "none" else 0
-    block = 3 * spec.num_heads * tree.QUERIES * tree.TOGETHER * tree.KEYS * FLOAT
+    block = 3 * spec.num_heads * tree.QUERIES * tree.KEYS * FLOAT
     return T * (again + 2 * spec.mlp_width) * itemsize(config.model.dtype) + block
 
 

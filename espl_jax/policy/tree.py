@@ -22,8 +22,7 @@ from espl_jax.policy.packing import BLOCK
 
 Array = jax.Array
 QUERIES = BLOCK  # of a block
-KEYS = 64  # of a block; a smaller one skips more, a larger one multiplies faster
-TOGETHER = 4  # blocks of keys that are met at one time
+KEYS = BLOCK  # of a block; a smaller one skips more, a larger one multiplies faster
 HIDDEN = -1e30  # the score of a key that is not seen
 
 
@@ -32,9 +31,9 @@ class Tree:
     """Attention of packed trees, by plain JAX; called as in attention.py with q [R, T, H, E], k and v [R, T, K, E].
 
     ends: int32 [R, T], behind the last token of the subtree of a token's segment; 0: padding, seen by nobody.
-    lists: int32 [R, T / QUERIES, T / KEYS or more], for each block of queries the blocks of keys that it meets, then T / KEYS.
-    counts: int32 [R, T / QUERIES], how often TOGETHER of them. split: runs a function of (q, k, v, ...) on each device's rows
-    and heads (sharding.spread_heads).
+    lists: int32 [R, T / QUERIES, T / KEYS], for each block of queries the blocks of keys that it meets, then anything.
+    counts: int32 [R, T / QUERIES], how many it meets. split: runs a function of (q, k, v, ...) on each device's rows and heads
+    (sharding.spread_heads).
     """
 
     ends: Array
@@ -55,17 +54,12 @@ def make_tree(ends: np.ndarray, split: Callable) -> Tree:
 def block_lists(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Tree's lists and counts of one row."""
     T = len(ends)
-    blocks = T // KEYS
-    latest = ends.reshape(blocks, KEYS).max(axis=1)  # a block is met by all queries from its own first up to here
+    latest = ends.reshape(-1, KEYS).max(axis=1)  # a block is met by all queries from its own first up to here
     first_query = np.arange(0, T, QUERIES)[:, None]
     first_key = np.arange(0, T, KEYS)[None, :]
     met = (first_key < first_query + QUERIES) & (first_query < latest)
-    width = TOGETHER * -(-blocks // TOGETHER)
-    lists = np.full((T // QUERIES, width), blocks, np.int32)
-    for row, seen in zip(lists, met):
-        found = np.flatnonzero(seen)
-        row[: len(found)] = found
-    return lists, -(-met.sum(axis=1) // TOGETHER).astype(np.int32)
+    lists = np.argsort(~met, axis=1, kind="stable").astype(np.int32)
+    return lists, met.sum(axis=1, dtype=np.int32)
 
 
 def tree_attention(q: Array, k: Array, v: Array, ends: Array, lists: Array, counts: Array) -> Array:
@@ -84,22 +78,22 @@ def forward(q_THE, k_TKE, v_TKE, ends_T, lists, counts):
     """(attended [T, H, E], what `backward` needs)"""
     T, H, E = q_THE.shape
     K = k_TKE.shape[1]
-    q, k, v, ends = query_blocks(q_THE, K), by_head(k_TKE), by_head(v_TKE), jnp.pad(ends_T, (0, KEYS))
+    q, k, v = query_blocks(q_THE, K), k_TKE.transpose(1, 0, 2), v_TKE.transpose(1, 0, 2)
 
     def block(_, given):
         q_KUE, first, keys, count = given
 
         def meet(i, carry):
             most, total, sum_KUE = carry
-            spots = [keys[TOGETHER * i + j] for j in range(TOGETHER)]
-            scores = masked_scores(q_KUE, taken(k, spots), first, spots, ends)
+            start = keys[i] * KEYS
+            scores = masked_scores(q_KUE, taken(k, start), first, start, ends_T)
             higher = jnp.maximum(most, jnp.max(scores, axis=-1))
             shrink, weights = jnp.exp(most - higher), jnp.exp(scores - higher[..., None])
-            values = product("KUW,KWE->KUE", weights.astype(v.dtype), taken(v, spots))
+            values = product("KUW,KWE->KUE", weights.astype(v.dtype), taken(v, start))
             return higher, total * shrink + jnp.sum(weights, axis=-1), sum_KUE * shrink[..., None] + values
 
-        start = jnp.full(q_KUE.shape[:2], HIDDEN / 2), jnp.zeros(q_KUE.shape[:2]), jnp.zeros(q_KUE.shape)
-        most, total, sum_KUE = jax.lax.fori_loop(0, count, meet, start)
+        nothing = jnp.full(q_KUE.shape[:2], HIDDEN / 2), jnp.zeros(q_KUE.shape[:2]), jnp.zeros(q_KUE.shape)
+        most, total, sum_KUE = jax.lax.fori_loop(0, count, meet, nothing)
         total = jnp.maximum(total, 1e-30)  # padding sees nobody
         return None, (sum_KUE / total[..., None], most + jnp.log(total))
 
@@ -114,7 +108,7 @@ def backward(kept, d_out_THE):
     q_THE, k_TKE, v_TKE, ends_T, lists, counts, out_THE, normaliser = kept
     T, H, E = q_THE.shape
     K = k_TKE.shape[1]
-    q, k, v, ends = query_blocks(q_THE, K), by_head(k_TKE), by_head(v_TKE), jnp.pad(ends_T, (0, KEYS))
+    q, k, v = query_blocks(q_THE, K), k_TKE.transpose(1, 0, 2), v_TKE.transpose(1, 0, 2)
     d_out = query_blocks(d_out_THE, K)
     inner = query_blocks(jnp.sum(d_out_THE.astype(jnp.float32) * out_THE, axis=-1, keepdims=True), K)[..., 0]
 
@@ -123,23 +117,23 @@ def backward(kept, d_out_THE):
 
         def meet(i, carry):
             dq_KUE, dk_KET, dv_KET = carry
-            spots = [keys[TOGETHER * i + j] for j in range(TOGETHER)]
-            keys_KWE = taken(k, spots)
-            weights = jnp.exp(masked_scores(q_KUE, keys_KWE, first, spots, ends) - normaliser_KU[..., None])
-            d_weights = product("KUE,KWE->KUW", d_KUE, taken(v, spots))
+            start = keys[i] * KEYS
+            keys_KWE = taken(k, start)
+            weights = jnp.exp(masked_scores(q_KUE, keys_KWE, first, start, ends_T) - normaliser_KU[..., None])
+            d_weights = product("KUE,KWE->KUW", d_KUE, taken(v, start))
             d_scores = (weights * (d_weights - inner_KU[..., None]) / math.sqrt(E)).astype(q.dtype)
             dq_KUE = dq_KUE + product("KUW,KWE->KUE", d_scores, keys_KWE)
-            dk_KET = added(dk_KET, product("KUE,KUW->KEW", q_KUE, d_scores), spots)
-            dv_KET = added(dv_KET, product("KUE,KUW->KEW", d_KUE, weights.astype(d_KUE.dtype)), spots)
+            dk_KET = added(dk_KET, product("KUE,KUW->KEW", q_KUE, d_scores), start)
+            dv_KET = added(dv_KET, product("KUE,KUW->KEW", d_KUE, weights.astype(d_KUE.dtype)), start)
             return dq_KUE, dk_KET, dv_KET
 
         dq_KUE, *sums = jax.lax.fori_loop(0, count, meet, (jnp.zeros(q_KUE.shape), *sums))
         return tuple(sums), dq_KUE
 
     given = q, d_out, normaliser, inner, jnp.arange(0, T, QUERIES), lists, counts
-    empty = jnp.zeros((K, E, T + KEYS))
+    empty = jnp.zeros((K, E, T))
     (dk, dv), dq = jax.lax.scan(block, (empty, empty), given)
-    dk, dv = (d_KET[..., :T].transpose(2, 0, 1).astype(k_TKE.dtype) for d_KET in (dk, dv))
+    dk, dv = (d_KET.transpose(2, 0, 1).astype(k_TKE.dtype) for d_KET in (dk, dv))
     return from_blocks(dq, H).astype(q_THE.dtype), dk, dv, None, None, None
 
 
@@ -163,30 +157,23 @@ def from_blocks(x: Array, H: int) -> Array:
     return x.reshape(blocks, K, H // K, QUERIES, E).transpose(0, 3, 1, 2, 4).reshape(blocks * QUERIES, H, E)
 
 
-def by_head(x_TKE: Array) -> Array:
-    """[K, T + KEYS, E]; the block behind the end is what empty places of the lists point at."""
-    return jnp.pad(x_TKE.transpose(1, 0, 2), ((0, 0), (0, KEYS), (0, 0)))
+def taken(x_KTE: Array, start: Array) -> Array:
+    """A block of keys, [K, W, E]."""
+    return jax.lax.dynamic_slice_in_dim(x_KTE, start, KEYS, axis=1)
 
 
-def taken(x_KTE: Array, spots: list[Array]) -> Array:
-    """Some blocks of keys side by side, [K, W, E]."""
-    return jnp.concatenate([jax.lax.dynamic_slice_in_dim(x_KTE, spot * KEYS, KEYS, axis=1) for spot in spots], axis=1)
+def added(sum_KET: Array, x_KEW: Array, start: Array) -> Array:
+    """The sum with a block's part added where it belongs."""
+    here = jax.lax.dynamic_slice_in_dim(sum_KET, start, KEYS, axis=2)
+    return jax.lax.dynamic_update_slice_in_dim(sum_KET, here + x_KEW, start, axis=2)
 
 
-def added(sum_KET: Array, x_KEW: Array, spots: list[Array]) -> Array:
-    """The sum with the blocks of x added where they belong. (Empty places of a list add zeros behind the end.)"""
-    for spot, x_KEk in zip(spots, jnp.split(x_KEW, len(spots), axis=2)):
-        here = jax.lax.dynamic_slice_in_dim(sum_KET, spot * KEYS, KEYS, axis=2)
-        sum_KET = jax.lax.dynamic_update_slice_in_dim(sum_KET, here + x_KEk, spot * KEYS, axis=2)
-    return sum_KET
-
-
-def masked_scores(q_KUE: Array, keys_KWE: Array, first: Array, spots: list[Array], ends: Array) -> Array:
+def masked_scores(q_KUE: Array, keys_KWE: Array, first: Array, start: Array, ends_T: Array) -> Array:
     """Scaled scores [K, U, W] in float32, HIDDEN where a query does not see a key."""
     K, U, E = q_KUE.shape
-    keys = jnp.concatenate([spot * KEYS + jnp.arange(KEYS) for spot in spots])
-    until = jnp.concatenate([jax.lax.dynamic_slice_in_dim(ends, spot * KEYS, KEYS) for spot in spots])
+    keys = start + jnp.arange(KEYS)
+    until = jax.lax.dynamic_slice_in_dim(ends_T, start, KEYS)
     queries = (first + jnp.arange(QUERIES))[:, None]
     seen = (keys <= queries) & (queries < until)
-    scores = product("KUE,KWE->KUW", q_KUE, keys_KWE).reshape(K, U // QUERIES, QUERIES, len(keys)) / math.sqrt(E)
-    return jnp.where(seen, scores, HIDDEN).reshape(K, U, len(keys))
+    scores = product("KUE,KWE->KUW", q_KUE, keys_KWE).reshape(K, U // QUERIES, QUERIES, KEYS) / math.sqrt(E)
+    return jnp.where(seen, scores, HIDDEN).reshape(K, U, KEYS)

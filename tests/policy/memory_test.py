@@ -108,7 +108,7 @@ def test_terms_of_learning():
     assert terms["kept for backward"] == 3 * T * 32 * 4 and terms["weights in model.dtype"] == 0
     chunk, table = 64 * 1024 * 4, 1024 * 32 * 4
     assert memory.head_bytes(SPEC, config, T) == max(2 * chunk, chunk + table) + 4 * T * 32 * 4
-    scores = 3 * 4 * 128 * 256 * 4  # of a block of queries and the keys that it meets at one time
+    scores = 3 * 4 * 128 * 128 * 4  # of a block of queries and the keys that it meets at one time
     assert memory.layer_bytes(SPEC, config, T, "layer") == T * (KEPT["none", False, 0] - 32 + 2 * 48) * 4 + scores
     assert memory.optimizer_terms(SPEC, config)["update"] == 4 * MODEL
     frozen = memory.gradient_terms(SPEC, make_config(**{"model.scan_layers": True}), T, several=False, platform="cpu")
