@@ -32,7 +32,7 @@ from espl_jax.policy.advantages import advantages, with_signal
 from espl_jax.policy.state import EDITORS as OURS
 from espl_jax.policy.state import Policy, PolicyState, make_policy, open_model
 from espl_jax.policy.update import Updater, make_updater
-from espl_jax.records import ledger, summary
+from espl_jax.records import costs, ledger, summary
 from espl_jax.records.logbook import Logbook, enable_compilation_cache
 from espl_jax.rollout import longest_context, plan_groups, root_genome, sample
 from espl_jax.structs import Population, Reflection, Rollouts, RunState, Task
@@ -114,14 +114,14 @@ def iterate(run: Run, state: RunState) -> Step:
     advantages_PQG = advantages(rollouts.rewards_PQG, config.rl.baseline, config.rl.normalize_std)
     keep_PQ = with_signal(advantages_PQG)
     metrics = summary.rollout_metrics(rollouts, keep_PQ) | summary.token_counts(rollouts, "rollout")
-    metrics |= ledger.of_rollouts("rollout", policy.spec, [rollouts])
-    metrics |= summary.conversation_metrics(rollouts, task.environment)
+    metrics |= costs.of_rollouts("rollout", policy.spec, [rollouts])
+    metrics |= summary.conversation_metrics(rollouts, task.environment, "train")
     policy_state, learned = state.policy, None
     if config.method in configs.TRAINS_WEIGHTS:
         with phase("update"):
             run.logbook.wait_for_copies()  # the new weights take the place of the old, which may still be being saved
             policy_state, learned = run.update(policy_state, rollouts, advantages_PQG, keep_PQ, update_rng)
-        metrics |= ledger.of_update(policy.spec, rollouts, keep_PQ, config.rl)
+        metrics |= costs.of_update(policy.spec, rollouts, keep_PQ, config.rl)
 
     # 4. Rate the prompts by the same trajectories: ranks within one step are comparable, scores across steps are not.
     population, reflections, trials = state.population, [], {}
@@ -131,8 +131,8 @@ def iterate(run: Run, state: RunState) -> Step:
         # 5., 6. and 7. Mutate the best, perhaps cross over; children join the population.
         with phase("reflect"):
             population, reflections, trials = reflect(run, policy_state, population, rollouts, step, reflect_rng)
-        metrics |= ledger.of_reflections(policy.spec if config.evolution.editor in OURS else None, reflections)
-        metrics |= ledger.of_rollouts("acceptance", policy.spec, list(trials.values()))
+        metrics |= costs.of_reflections(policy.spec if config.evolution.editor in OURS else None, reflections)
+        metrics |= costs.of_rollouts("acceptance", policy.spec, list(trials.values()))
     if learned is not None:
         with phase("update"):
             metrics |= learned()
@@ -189,8 +189,8 @@ def hold_out(run: Run, state: RunState) -> tuple[dict[str, float], dict[str, Any
         variables = run.policy.variables(state.policy.trainable)
         scores, transcripts = evaluate(run.policy, variables, state.population, run.task, state.step, run.config)
     for name, rollouts in transcripts.items():
-        scores |= summary.token_counts(rollouts, name)
-    scores |= ledger.of_rollouts(ledger.FREE, run.policy.spec, list(transcripts.values()))
+        scores |= summary.token_counts(rollouts, name) | summary.conversation_metrics(rollouts, run.task.environment, name)
+    scores |= costs.of_rollouts(ledger.FREE, run.policy.spec, list(transcripts.values()))
     return scores, summary.evaluation_files(transcripts)
 
 

@@ -26,7 +26,10 @@ SHOWN = {  # metric -> its short name
 
 
 class Console:
-    """Progress of a run of num_steps steps, of which `done` were done before (resume). A context manager."""
+    """Progress of a run of num_steps steps, of which `done` were done before (resume). A context manager.
+
+    num_steps 0: nobody knows how many, because a budget ends the run.
+    """
 
     def __init__(
         self, num_steps: int, done: int = 0, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic
@@ -64,7 +67,10 @@ class Console:
         facts += [f"{metrics[SPEED]:.0f} tokens/s"] if SPEED in metrics else []
         facts += [f"{duration(self.seconds_left())} left"] if self._durations and step < self._num_steps else []
         facts += [described(best)] if best is not None else []
-        self._write("  ".join([f"step {step}/{self._num_steps}", *facts]))
+        self._write("  ".join([f"step {self._of(step)}", *facts]))
+
+    def _of(self, step: int) -> str:
+        return f"{step}/{self._num_steps}" if self._num_steps else str(step)
 
     def seconds_left(self) -> float:
         """Remaining steps times the median step; the first, which compiles, counts only while it is alone."""
@@ -89,10 +95,11 @@ class Console:
 
     def _status(self) -> Text:
         """The live line: how far, what now, since when."""
-        filled = 24 * self._done // max(self._num_steps, 1)
         elapsed = duration(self._clock() - self._phase_start)
-        facts = [f"[{'#' * filled:.<24}]", f"{self._done}/{self._num_steps}", f"{self._phase} {elapsed}"]
-        facts += [f"{duration(self.seconds_left())} left"] if self._durations else []
+        facts = [self._of(self._done), f"{self._phase} {elapsed}"]
+        if self._num_steps:
+            facts.insert(0, f"[{'#' * (24 * self._done // self._num_steps):.<24}]")
+            facts += [f"{duration(self.seconds_left())} left"] if self._durations else []
         line = "  ".join(facts)
         return Text(visible(line, self._console.encoding), no_wrap=True, overflow="ellipsis")
 

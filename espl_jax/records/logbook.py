@@ -83,7 +83,8 @@ class Logbook:
         if self._first:
             self._open_files(-1 if found is None else found.step)
         shown = None if self._first else self._exits.enter_context(open(os.devnull, "w", encoding="utf-8"))
-        self._console = self._exits.enter_context(Console(self._config.num_steps, state.step, shown))
+        budgeted = any(self._config[budget] for budget in ledger.BUDGETS)
+        self._console = self._exits.enter_context(Console(0 if budgeted else self._config.num_steps, state.step, shown))
         self._background = self._exits.enter_context(Background("records"))  # the first to end
         self.fresh = found is None
         return state

@@ -36,13 +36,13 @@ def rollout_metrics(rollouts: Rollouts, keep_PQ: np.ndarray) -> dict[str, float]
     }
 
 
-def conversation_metrics(rollouts: Rollouts, environment: Environment | None) -> dict[str, float]:
-    """What the environment counts in a step's conversations (train/calls): means over those that have it."""
+def conversation_metrics(rollouts: Rollouts, environment: Environment | None, name: str) -> dict[str, float]:
+    """What the environment counts in conversations (train/calls, validation/calls): means over those that have it."""
     if rollouts.conversations is None:
         return {}
     counts = [environment.metrics(messages) for messages in rollouts.conversations]
-    names = sorted({name for count in counts for name in count})
-    return {f"train/{name}": float(np.mean([count[name] for count in counts if name in count])) for name in names}
+    kinds = sorted({kind for count in counts for kind in count})
+    return {f"{name}/{kind}": float(np.mean([count[kind] for count in counts if kind in count])) for kind in kinds}
 
 
 def finished(rollouts: Rollouts, reason: str) -> float:

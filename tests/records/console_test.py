@@ -47,6 +47,18 @@ def test_plain_lines_when_it_is_no_terminal(capsys):
     assert lines[5] == "4 steps in 1:02:03"
 
 
+def test_a_run_that_a_budget_ends_has_no_number_of_steps_and_no_time_left():
+    clock, file, terminal = Clock(), io.StringIO(), Terminal()
+    for written in (file, terminal):
+        with Console(0, file=written, clock=clock) as console:
+            for step in (1, 2):
+                clock.now += 10
+                console.step_done(step, {"train/reward": 0.5})
+            console.phase("sample")
+            assert str(console._status()) == "2  sample 0 s"
+    assert file.getvalue().splitlines() == ["step 1  reward 0.500", "step 2  reward 0.500"]
+
+
 def test_a_long_line_is_one_line():
     output = run(io.StringIO(), text="word " * 200 + "end")
     assert sum(line.startswith("step 2/4") for line in output.splitlines()) == 1

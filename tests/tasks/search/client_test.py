@@ -1,6 +1,7 @@
 """The client against servers that break, lie, hang, die and come back."""
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -48,10 +49,28 @@ class Hostile:
     def answer(self, answer, connection):
         with connection:
             try:
-                connection.recv(1 << 16)
+                read_request(connection)  # all of it: closing a socket with bytes unread resets it, and the answer is lost
                 answer(connection, self.stop)
             except OSError:
                 pass
+
+
+def read_request(connection: socket.socket):
+    """Reads an HTTP request, header and body, to its end."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += received(connection)
+    header, body = data.split(b"\r\n\r\n", 1)
+    length = int(re.search(rb"Content-Length: (\d+)", header)[1])
+    while len(body) < length:
+        body += received(connection)
+
+
+def received(connection: socket.socket) -> bytes:
+    data = connection.recv(1 << 16)
+    if not data:
+        raise OSError("the client went away")
+    return data
 
 
 @pytest.fixture
