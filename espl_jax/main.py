@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from espl_jax import config as configs
 from espl_jax import train
+from espl_jax.baselines import gepa_run
 from espl_jax.hosts import endings, members, runtime
 from espl_jax.records.checkpoint import CheckpointError
 
@@ -24,9 +25,15 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written; an
 
 
 Run = Callable[[ConfigDict, str], Any]  # (config, workdir): train.run, or another that works in a directory
+BASELINES: dict[str, Run] = {"gepa": gepa_run.run}  # methods that have a run of their own
 
 
-def main(argv: list[str], run: Run = train.run) -> None:
+def by_method(config: ConfigDict, workdir: str) -> Any:
+    """The run that config.method names."""
+    return (BASELINES[config.method] if config.method in BASELINES else train.run)(config, workdir)
+
+
+def main(argv: list[str], run: Run = by_method) -> None:
     """Runs; what a user can mend ends in one sentence (-v=1 shows where it came from)."""
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}; fields are set as --config.field=value")
@@ -35,7 +42,7 @@ def main(argv: list[str], run: Run = train.run) -> None:
     start(_CONFIG.value, _WORKDIR.value, run)
 
 
-def start(config: ConfigDict, workdir: str, run: Run = train.run) -> None:
+def start(config: ConfigDict, workdir: str, run: Run = by_method) -> None:
     """One process of a run, from its flags to its exit code."""
     try:
         configs.check(config)
@@ -68,7 +75,7 @@ def _end(message: str, code: int, aborted: int) -> None:
     endings.leave(code, aborted)
 
 
-def cli(run: Run = train.run) -> None:
+def cli(run: Run = by_method) -> None:
     """Entry point: checks that the flags are there."""
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(functools.partial(main, run=run))

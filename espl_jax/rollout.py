@@ -36,7 +36,7 @@ from espl_jax.structs import (
 from espl_jax.tasks.grading import Once
 
 # The first counter word of every sample: streams of different purpose never share randomness.
-PURPOSES = {"rollout": 1, "validation": 2, "test": 3, "edit": 4, "acceptance": 5, "chat": 6}
+PURPOSES = {"rollout": 1, "validation": 2, "test": 3, "edit": 4, "acceptance": 5, "chat": 6, "attribution": 7}
 
 
 def root_genome(evolution: Any, task: Task) -> Genome:

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.num_steps = 60  # iterations of SPEC: select, sample, update, rate, mutate, cross over
     config.budget_tokens = 0  # ends the run after the step in which it has asked and drawn so many tokens (ledger); 0: none
     config.budget_flops = 0.0  # the same in floating-point operations by formula; evaluation counts in neither
-    config.method = "espl"  # espl (both) | rl (weights) | evolution (prompts) | reflection (one prompt, mutation only)
+    config.method = "espl"  # espl (both) | rl (weights) | evolution (prompts) | reflection (one prompt, mutation only) | gepa
     config.model = model()
     config.mesh = mesh()
     config.hosts = hosts()
@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     config.sampling = sampling()
     config.rl = rl()
     config.evolution = evolution()
+    config.gepa = gepa()
     config.task = task()
     config.tools = tools()
     config.sft = sft()
@@ -186,6 +187,14 @@ def evolution() -> ConfigDict:
     evolution.summarize_above = 0  # words; shorter trajectories are shown to the critic as they are; 0: all are summarized
     evolution.edit_form = "json"  # json | sentence (one begun line of advice: for editors too weak to write JSON)
     return evolution
+
+
+def gepa() -> ConfigDict:
+    """method=gepa: prompts by the package of that name, with the editor of `evolution` (docs/compare.md)."""
+    gepa = ConfigDict()
+    gepa.minibatch = 3  # training problems that a candidate is reflected on by, and its child tried on
+    gepa.num_pareto = 0  # training problems set apart, by the seed, that candidates are chosen by; 0: half of them
+    return gepa
 
 
 def task() -> ConfigDict:

@@ -13,7 +13,7 @@ from unittest import mock
 
 from ml_collections import ConfigDict
 
-from espl_jax import main, tasks, train
+from espl_jax import main, tasks
 from espl_jax.structs import Grade, RunState, Task
 from espl_jax.tasks import toy
 from espl_jax.tasks.grading import Inline
@@ -50,7 +50,7 @@ def tiny_config(model: Path, **changes) -> ConfigDict:
 def run(model: Path, workdir: Path, **changes) -> RunState:
     """Runs, or goes on with, a tiny run."""
     with mock.patch.dict(tasks.TASKS, parity=parity_task):
-        return train.run(tiny_config(model, **changes), workdir)
+        return main.by_method(tiny_config(model, **changes), workdir)
 
 
 def command(arguments: list[str]) -> None:

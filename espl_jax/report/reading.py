@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from espl_jax.evolution import population as populations
-from espl_jax.records import inbox, metrics
+from espl_jax.records import inbox, ledger, metrics
 from espl_jax.structs import Population, Rating
 
 MAX_TEXT = 20_000  # characters of one text that are kept in memory; the page may show less (trimming.py)
@@ -114,8 +114,8 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has done all of its steps."""
-        return self.last_step >= self.config["num_steps"]
+        """Whether the run has done all of its steps, or spent its budget."""
+        return _ended(self.config, self.metrics)
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -149,9 +149,19 @@ def read(workdir: str | Path, choose: Choose) -> RunRecord:
 
 
 def finished(workdir: str | Path) -> bool:
-    """Whether the run has done all of its steps. Raises RunError as `read` does."""
+    """Whether the run has done all of its steps, or spent its budget. Raises RunError as `read` does."""
     workdir = Path(workdir)
-    return _metrics(workdir)[-1]["step"] >= _json_file(workdir / "config.json")["num_steps"]
+    return _ended(_json_file(workdir / "config.json"), _metrics(workdir))
+
+
+def budget_spent(config: Row, rows: Sequence[Row]) -> float:
+    """The share of its budget that a run has spent, the largest if it has several; 0 without one."""
+    budgets = [name for name in ledger.BUDGETS if name in config and config[name]]
+    return max((sum(ledger.spent(row, name) for row in rows) / config[name] for name in budgets), default=0.0)
+
+
+def _ended(config: Row, rows: Sequence[Row]) -> bool:
+    return rows[-1]["step"] >= config["num_steps"] or budget_spent(config, rows) >= 1
 
 
 def _json_file(path: Path) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from espl_jax.evolution import population as populations
-from espl_jax.report import charts, choosing, learning, lineage, page, trimming
+from espl_jax.report import charts, choosing, learning, lineage, page, reading, trimming
 from espl_jax.report.evolution import link, operations_section, rewards_section, tree_section
 from espl_jax.report.learning import NO_PROMPT
 from espl_jax.report.page import Assets, Section
@@ -196,7 +196,8 @@ def _transcripts_section() -> Section:
 
 def _header(record: RunRecord) -> Markup:
     config = record.config
-    done = f"step {record.last_step} of {config['num_steps']}"
+    spent = reading.budget_spent(config, record.metrics)
+    done = f"step {record.last_step}" + (f", {spent:.0%} of its budget" if spent else f" of {config['num_steps']}")
     state = "finished" if record.finished else "still going on, or stopped"
     line = Markup('<p class="sub"><b>{}</b> &middot; {} &middot; {} &middot; {}, {}</p>').format(
         config["method"], config["model"]["path"], config["task"]["name"], done, state

@@ -87,6 +87,20 @@ def test_a_run_that_is_going_on(workdir):
     assert record.last_step == 4 and not record.finished and not reading.finished(workdir)
 
 
+def test_a_run_that_has_spent_its_budget_is_finished(workdir):
+    """Evaluation is free: 60 of 100 tokens, then 110."""
+    path = workdir / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"num_steps": 1000, "budget_tokens": 100}), encoding="utf-8")
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_bytes().splitlines()]
+    for tokens, finished in ((60, False), (110, True)):
+        counted = {"ledger/rollout/generated_tokens": tokens / 2, "ledger/reflection/prompt_tokens": tokens / 2}
+        last = {name: value for name, value in rows[-1].items() if not name.startswith("ledger/")} | counted
+        kept = [{name: value for name, value in row.items() if not name.startswith("ledger/")} for row in rows[:-1]]
+        lines = [*kept, last | {"ledger/evaluation/generated_tokens": 1000}]
+        (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
+        assert reading.finished(workdir) == read(workdir).finished == finished
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
