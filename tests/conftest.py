@@ -5,6 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A test never asserts a time, and hypothesis would: 200 ms an example. Two cores that run two tests are slower than that.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 if not importlib.util.find_spec("jax_cuda12_plugin"):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu, which the dry run compiles with, would look for a TPU

@@ -33,7 +33,7 @@ def test_what_is_protected_stays_and_a_lonely_hint_takes_its_heading_along():
     assert [(part.name, part.without.document) for part in found] == [("hint 1", "Format:\nAnswer: x")]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["alpha", "beta", "", "Hints:", "- gamma", "- delta"]), max_size=12))
 def test_the_parts_of_a_document_are_all_its_lines_once(lines):
     document = "\n".join(lines)

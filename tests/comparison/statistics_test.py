@@ -28,7 +28,7 @@ def test_a_seed_with_more_problems_weighs_no_more():
         statistics.two_level([[1.0], []], seed=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(-4, 4), min_size=2, max_size=8))
 def test_the_permutation_test_is_that_of_all_signs(values):
     """Independent: every way of setting the signs is counted."""

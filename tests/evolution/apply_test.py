@@ -111,7 +111,7 @@ edits = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(edits, max_size=8), st.integers(1, 6))
 def test_whatever_is_proposed_every_edit_has_a_fate_and_the_limits_hold(operations, limit):
     CONFIG.max_principles = limit

@@ -160,7 +160,7 @@ texts = st.lists(pieces, max_size=4).map("".join)
 edits = st.builds(Operation, st.sampled_from(["replace", "add"]), text=texts, search=texts)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(edits, max_size=6), st.integers(1, 12), st.integers(1, 40))
 def test_every_edit_has_a_fate_and_the_limits_hold(operations, growth, longest):
     settings = config(max_document_growth=growth, max_document_words=longest)

@@ -223,7 +223,7 @@ def test_ten_thousand_mangled_replies_raise_nothing():
     assert read > 150  # the fuzz is not all rejected at the door
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.sampled_from(MARKS + WORDS) | st.text(max_size=5), max_size=40).map("".join))
 def test_any_text_is_read_or_refused(text):
     check_total(text)
@@ -235,13 +235,13 @@ json_trees = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(json_trees)
 def test_any_json_value_is_read_or_refused(value):
     check_total(json.dumps([{"op": "add", "principle": value, "id": value, "evidence": value}, value]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="ab \"'\\/{}[],:é\t\n$^_<>", max_size=40))
 def test_well_formed_json_of_plain_characters_survives_exactly(text):
     """Anything without letters that could be a LaTeX command behind a backslash comes back as it was."""

@@ -39,7 +39,7 @@ def test_hints_are_listed():
 lines = st.lists(st.sampled_from(["Hints:", "- a", "- b", "- a b", "a", "", " ", "Look. Hints:"]), max_size=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(lines.map("\n".join), st.sampled_from(["c", "- c", "a b c"]), st.integers(1, 4))
 def test_one_line_is_added_or_replaced_and_all_others_stay(document, advice, most):
     before, after = document.split("\n"), put(document, advice, most).split("\n")

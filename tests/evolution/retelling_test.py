@@ -75,7 +75,7 @@ turns = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(turns, st.integers(1, 40))
 def test_whatever_was_said_the_retelling_is_bounded(pairs, limit):
     told = retell([QUESTION, *(Message(role, text * 3) for role, text in pairs)], limit)

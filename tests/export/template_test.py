@@ -58,7 +58,7 @@ def document(text: str) -> Genome:
 @pytest.mark.parametrize("layout", sorted(LINES))
 @pytest.mark.parametrize("name", TEMPLATES)
 @given(text=texts, chat=turns)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_chat_is_rendered_as_under_the_prompt(templates, tokenizer, name, layout, text, chat):
     template = templates[name]
     first, *rest = chat

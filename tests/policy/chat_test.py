@@ -47,7 +47,7 @@ def as_dicts(chat):
 
 @pytest.mark.parametrize("name", MODELS)
 @given(chat=chats(ordinary))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_ordinary_text_has_the_tokens_of_transformers(tokenizers, name, chat):
     ours, theirs = tokenizers[name]
     expected = theirs.apply_chat_template(as_dicts(chat), add_generation_prompt=True, return_dict=False)
@@ -60,7 +60,7 @@ def test_ordinary_text_has_the_tokens_of_transformers(tokenizers, name, chat):
 
 @pytest.mark.parametrize("name", MODELS)
 @given(chat=chats(hostile), prefix=hostile)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_text_becomes_a_control_token(tokenizers, name, chat, prefix):
     ours, theirs = tokenizers[name]
     chat = Chat(chat.id, chat.messages, prefix)
@@ -80,7 +80,7 @@ def test_no_text_becomes_a_control_token(tokenizers, name, chat, prefix):
 
 @pytest.mark.parametrize("name", MODELS)
 @given(text=st.one_of(hostile, st.text(alphabet=st.characters(exclude_categories=())), ordinary))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_encode_makes_data_that_decodes_to_the_text(tokenizers, name, text):
     ours, theirs = tokenizers[name]
     tokens = ours.encode(text)
@@ -128,7 +128,7 @@ said = ordinary.map(lambda text: text.strip() or "x")  # some templates cut whit
 
 @pytest.mark.parametrize("name", MODELS)
 @given(asked=said, parts=st.lists(st.tuples(said, said, st.sampled_from(["tool", "user"])), min_size=1, max_size=3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_conversation_turn_by_turn_has_the_tokens_of_transformers(tokenizers, name, asked, parts):
     ours, theirs = tokenizers[name]
     turns = [{"role": "user", "content": asked}]
@@ -140,7 +140,7 @@ def test_a_conversation_turn_by_turn_has_the_tokens_of_transformers(tokenizers, 
 
 @pytest.mark.parametrize("name", MODELS)
 @given(texts=st.lists(hostile, min_size=1, max_size=3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_answer_of_a_tool_becomes_a_control_token(tokenizers, name, texts):
     ours, theirs = tokenizers[name]
     control = set(theirs.added_tokens_decoder)

@@ -49,7 +49,7 @@ def written(matcher, tokenizer: Tokenizer, budget: int, choose) -> str:
 
 
 @given(st.randoms(use_true_random=False), st.integers(2 * CLOSING, 600), st.integers(0, 3), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_whatever_is_drawn_in_the_mask_is_a_list_of_edits_and_ends_in_time(tokenizer, random, budget, principles, evidence):
     schema = edits_schema(OPS, config(), principles, evidence)
     matcher = matcher_maker(tokenizer, schema)()

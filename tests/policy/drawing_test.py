@@ -92,7 +92,7 @@ weight = st.floats(2.0**-60, 2.0**20, width=32) | st.just(0.0)
 fraction = st.sampled_from([0.0, float(ONE), 0.5]) | st.floats(0, float(ONE), width=32)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 599), weight), min_size=1, max_size=40), fraction)
 def test_a_token_without_weight_is_never_drawn(entries, uniform):
     weights = np.zeros(600, np.float32)

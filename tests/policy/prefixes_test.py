@@ -74,7 +74,7 @@ def test_a_long_head_is_worth_more_than_a_wide_one_and_the_rest_share_what_they_
 
 
 @given(SEQUENCES, st.integers(1, 3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_sequence_is_found_again_and_no_plan_is_smaller(sequences, shortest):
     ours = plan(sequences, shortest)
     assert [whole(ours, i) for i in range(len(sequences))] == sequences

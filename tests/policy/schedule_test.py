@@ -33,7 +33,7 @@ def calls(draw):
 
 
 @given(calls(), st.randoms(use_true_random=False), st.integers(1, 3), st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_slot_sees_its_own_prompt_whatever_comes_and_goes(call, random, count, share):
     requests, shapes = call
     pieces = cut(requests, share)
@@ -75,7 +75,7 @@ def test_every_slot_sees_its_own_prompt_whatever_comes_and_goes(call, random, co
 
 
 @given(calls(), st.randoms(use_true_random=False), st.integers(1, 3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_request_that_goes_on_from_another_sees_its_own_prompt(call, random, count):
     """Some requests come back once with more tokens, before those that were never seated; their slots read what they asked."""
     requests, shapes = call

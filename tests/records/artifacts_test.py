@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from espl_jax.records import artifacts, json_files, resume
@@ -19,7 +19,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(value=values)
 def test_json_reads_back_and_a_row_is_a_line(value):
     text = json_files.encode(json_files.lines([{"v": value}])).decode()

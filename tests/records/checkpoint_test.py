@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
@@ -155,7 +155,6 @@ def test_scores_are_remembered_by_the_next_process(tmp_path):
         assert checkpointer.steps() == [1, 4]
 
 
-@settings(deadline=None)
 @given(
     scores=st.lists(st.one_of(st.none(), st.sampled_from([0.0, 0.25, 0.5])), max_size=12),
     last=st.integers(1, 4),

@@ -80,7 +80,7 @@ def test_writing_on_without_rewinding_is_refused(tmp_path):
         write(tmp_path, [4], last_step=3)
 
 
-@settings(deadline=None, max_examples=60)  # every example waits for the disk
+@settings(max_examples=60)  # every example waits for the disk
 @given(cut=st.integers(0, 400), step=st.integers(-1, 6))
 def test_cut_anywhere_it_rewinds_to_whole_lines(tmp_path_factory, cut, step):
     """However many bytes reached the disk, whole lines up to the step stay and the rest is kept aside."""

@@ -56,7 +56,7 @@ def genomes(kind):
 
 @pytest.mark.parametrize("kind", ["principles", "document"])
 def test_a_difference_gives_back_both_sides(kind):
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(genomes(kind), genomes(kind))
     def check(old, new):
         before, after = lineage.lines_of(old), lineage.lines_of(new)
@@ -96,7 +96,7 @@ def families(draw):
     return prompts
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(families())
 def test_no_two_prompts_stand_in_one_place_and_no_line_runs_behind_another(prompts):
     places = lineage.places(prompts, gap=1)

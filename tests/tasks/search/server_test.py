@@ -48,7 +48,7 @@ def test_many_queries_go_in_several_requests(url, index):
     assert HttpRetriever(url, timeout=10.0, retries=0).search(queries, 2) == index.search(queries, 2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text(st.characters(exclude_categories=())), max_size=3))
 def test_any_query_can_be_asked(url, index, queries):
     queries = [f"{query} emma" for query in queries]
