@@ -1,5 +1,6 @@
 """Methods at an equal budget: python -m espl_jax.compare --config=experiments/NAME.py --workdir=DIR --budget=tokens:40000
-[--methods=rl,evolution,reflection,gepa,espl] [--seeds=0,1,2] [--processes=1] [--config.field=value ...].
+[--methods=rl,evolution,reflection,gepa,espl] [--variant=NAME=METHOD,field=value,... ...] [--seeds=0,1,2] [--processes=1]
+[--config.field=value ...].
 
 Each run is a process in DIR/<method>/seed<k>; the same command goes on where an earlier one stopped. It ends with
 DIR/comparison.json, table.md and report.html. --processes=0 runs nothing and writes them of what is there. More in
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> None:
     try:
         asked = plan.make(
             values.workdir, values.config, config_flags.get_config_filename(holder), config_flags.get_override_values(holder),
-            values.methods, values.seeds, values.budget,
+            values.methods, values.seeds, values.budget, values.variant,
         )  # fmt: skip
         sys.exit(0 if compare(asked, values.processes) else 1)
     except (ValueError, OSError) as error:
@@ -72,8 +73,9 @@ def _interrupt(*_: object) -> None:
 def cli() -> None:
     """Entry point: defines the flags and checks that they are there."""
     flags.DEFINE_list("methods", METHODS.split(","), "Methods to compare, or two in sequence such as gepa+rl.")
+    flags.DEFINE_multi_string("variant", [], "NAME=METHOD,field=value,...: a method with fields of its own; may be repeated.")
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of each method.")
-    flags.DEFINE_string("budget", None, "Of each run: tokens:NUMBER or flops:NUMBER; evaluation is free.", required=True)
+    flags.DEFINE_string("budget", None, "Of each run: tokens, flops or rollouts:NUMBER; evaluation is free.", required=True)
     flags.DEFINE_integer("processes", 1, "Runs at the same time; 0: none, only write the comparison.", lower_bound=0)
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main)

@@ -94,7 +94,7 @@ RANGES: dict[tuple[str, ...], tuple[float | None, float | None]] = {
     ("hosts.heartbeat_seconds",): (5, None),
     ("runtime.gpu_memory_fraction",): (0, 1),
     (
-        "budget_tokens", "budget_flops",
+        "budget_tokens", "budget_flops", "budget_rollouts",
         "seed", "rl.lora_rank", "rl.warmup_steps", "rl.learning_rate", "rl.weight_decay", "rl.max_grad_norm", "rl.kl_coef",
         "rl.clip_low", "rl.clip_high", "rl.cispo_max", "sampling.temperature", "evolution.temperature",
         "evaluation.temperature", "evolution.sigma_inflation", "evolution.tie_margin", "evolution.max_problems",

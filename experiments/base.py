@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
     config.seed = 0  # decides everything random: data order, selection, every sampled token
     config.num_steps = 60  # iterations of SPEC: select, sample, update, rate, mutate, cross over
     config.budget_tokens = 0  # ends the run after the step in which it has asked and drawn so many tokens (ledger); 0: none
-    config.budget_flops = 0.0  # the same in floating-point operations by formula; evaluation counts in neither
+    config.budget_flops = 0.0  # the same in floating-point operations by formula
+    config.budget_rollouts = 0  # the same in trajectories; evaluation counts in none of the three
     config.method = "espl"  # espl (both) | rl (weights) | evolution (prompts) | reflection (one prompt, mutation only) | gepa
     config.model = model()
     config.mesh = mesh()

@@ -91,7 +91,7 @@ def test_in_a_browser_the_curves_are_drawn_and_fit_a_phone(compared):
     with Browser(390, 844, dark=True, phone=True) as browser:
         browser.open(compared / "report.html")
         names = browser.value("Object.keys(payload.charts)")
-        assert len(names) == 3
+        assert len(names) == 4
         for name in names:
             browser.value(f"document.getElementById('chart-{name}').scrollIntoView({{behavior: 'instant'}})")
             browser.wait_for(f"document.querySelectorAll('#chart-{name} .scatterlayer .trace').length === 6")  # lines and bands

@@ -8,7 +8,6 @@ from typing import Any
 from markupsafe import Markup
 
 from espl_jax.comparison import statistics
-from espl_jax.comparison.plan import UNITS
 from espl_jax.comparison.summary import AXES, STEP, Method, Pair, Summary, without_prompt
 from espl_jax.records import json_files, ledger
 from espl_jax.report import charts, page
@@ -18,10 +17,14 @@ from espl_jax.report.learning import clock, words
 from espl_jax.report.page import Section
 
 JSON, TABLE, PAGE = "comparison.json", "table.md", "report.html"
-AXIS_TITLES = {STEP: "step", "budget_tokens": "tokens asked and drawn", "budget_flops": "FLOPs, by formula"}
+AXIS_TITLES = {
+    STEP: "step", "budget_tokens": "tokens asked and drawn", "budget_flops": "FLOPs, by formula",
+    "budget_rollouts": "trajectories",
+}  # fmt: skip
 # columns of what was spent -> how they are written
 COUNTS = {
-    "requests": "{:,.0f}".format, "prompt_tokens": "{:,.0f}".format, "generated_tokens": "{:,.0f}".format,
+    "trajectories": "{:,.0f}".format, "requests": "{:,.0f}".format, "prompt_tokens": "{:,.0f}".format,
+    "generated_tokens": "{:,.0f}".format,
     "flops": "{:.3g}".format, "seconds": clock,
 }  # fmt: skip
 
@@ -125,8 +128,9 @@ def spent_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
         for purpose in [name for name in ledger.PURPOSES if name in method.ledger]:
             counts = method.ledger[purpose]
             rows.append([method.name, purpose, *(COUNTS[what](counts[what]) if what in counts else "-" for what in COUNTS)])
-        tokens, flops = (method.spent[field] for field in UNITS.values())
-        rows.append([method.name, "charged for", "", "", f"{tokens:,.0f} in all", f"{flops:.3g}", clock(method.seconds)])
+        tokens, flops, rollouts = (method.spent[field] for field in ("budget_tokens", "budget_flops", "budget_rollouts"))
+        total = [f"{rollouts:,.0f}", "", "", f"{tokens:,.0f} in all", f"{flops:.3g}", clock(method.seconds)]
+        rows.append([method.name, "charged for", *total])
     return ["method", "purpose", *(name.replace("_", " ") for name in COUNTS)], rows
 
 

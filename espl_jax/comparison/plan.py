@@ -1,13 +1,15 @@
 """Which runs a comparison has, what each is started with, and whether what is there already belongs to it.
 
 A method is a name of config.METHODS, or two of them in sequence, "gepa+rl": the first, which trains no weights, finds a prompt
-for half of the budget, and the second begins with that prompt, as a document, and has the rest.
+for half of the budget, and the second begins with that prompt, as a document, and has the rest. A variant is a method under a
+name of its own, with fields that are set for it alone: "newest=espl,evolution.selection=newest".
 """
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from espl_jax.evolution import population as populations
 from espl_jax.evolution.render import render_genome
 from espl_jax.records import artifacts, json_files, ledger, metrics, resume
 
-UNITS = {"tokens": "budget_tokens", "flops": "budget_flops"}  # of --budget -> the field of a run
+# unit of --budget -> the field of a run
+UNITS = {"tokens": "budget_tokens", "flops": "budget_flops", "rollouts": "budget_rollouts"}
 NO_END = 1_000_000  # num_steps of a run that its budget ends
 FIRST_SHARE = 0.5  # of the budget, that the first of two in sequence has
-SET_HERE = ("method", "seed", "budget_tokens", "budget_flops")  # fields that the command has flags of its own for
+SET_HERE = ("method", "seed", *UNITS.values())  # fields that the command has flags of its own for
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,40}")  # of a variant; its runs' folder is called so
 ROOT = "prompt.txt"  # beside the runs of a sequence: what the second begins with
 
 
@@ -34,20 +38,30 @@ class Budget:
 
     def __str__(self) -> str:
         unit = next(unit for unit, field in UNITS.items() if field == self.field)
-        return f"{self.amount:,.0f} {unit}" if unit == "tokens" else f"{self.amount:.3g} {unit}"
+        return f"{self.amount:.3g} {unit}" if unit == "flops" else f"{self.amount:,.0f} {unit}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method by another name. fields: of the configuration, that are set for it alone."""
+
+    method: str
+    fields: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A method with a seed. parts: what it runs one after the other; folder: of the method and seed."""
+    """A method with a seed. method: its name, or that of the `variant` that it is; parts: what it runs one after the other;
+    folder: of the method and seed."""
 
     method: str
     seed: int
     folder: Path
+    variant: Variant | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return tuple(self.method.split("+"))
+        return tuple((self.variant.method if self.variant else self.method).split("+"))
 
     @property
     def workdirs(self) -> tuple[Path, ...]:
@@ -71,11 +85,17 @@ class Plan:
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     budget: Budget
+    variants: Mapping[str, Variant] = field(default_factory=dict)
 
     @property
     def jobs(self) -> list[Job]:
         """All runs; each seed by every method before the next seed, so that an early look compares something."""
-        return [Job(method, seed, self.workdir / method / f"seed{seed}") for seed in self.seeds for method in self.methods]
+        names = (*self.methods, *self.variants)
+        return [
+            Job(name, seed, self.workdir / name / f"seed{seed}", self.variants[name] if name in self.variants else None)
+            for seed in self.seeds
+            for name in names
+        ]
 
 
 def parse_budget(text: str) -> Budget:
@@ -86,7 +106,7 @@ def parse_budget(text: str) -> Budget:
     except ValueError:
         value = math.nan
     if unit not in UNITS or not value > 0 or math.isinf(value):
-        raise configs.ConfigError(f"--budget is {text!r}; give tokens:NUMBER or flops:NUMBER, such as tokens:40000")
+        raise configs.ConfigError(f"--budget is {text!r}; give {', '.join(UNITS)} and a number, such as tokens:40000")
     return Budget(UNITS[unit], value)
 
 
@@ -99,10 +119,11 @@ def parse_seeds(words: Sequence[str]) -> tuple[int, ...]:
 
 def make(
     workdir: str | Path, config: ConfigDict, source: str, overrides: Mapping[str, Any], methods: Sequence[str],
-    seeds: Sequence[str], budget: str,
+    seeds: Sequence[str], budget: str, variants: Sequence[str] = (),
 ) -> Plan:
     """The plan that the flags ask for. Raises ConfigError for the first mistake that can be seen without a model or data."""
-    _check_methods(methods)
+    named = parse_variants(variants, config)
+    _check_methods(methods, named)
     for name in SET_HERE:
         if name in overrides:
             raise configs.ConfigError(f"--config.{name} is given, but runs differ in it; use --methods, --seeds and --budget")
@@ -117,15 +138,48 @@ def make(
             f"rl.schedule is {config.rl.schedule!r}, which needs to know its last step, but a budget ends the runs; set "
             "--config.rl.schedule=constant, or --config.num_steps as an end for all"
         )
-    plan = Plan(Path(workdir).absolute(), config, source, overrides, tuple(methods), parse_seeds(seeds), parse_budget(budget))
+    plan = Plan(
+        Path(workdir).absolute(), config, source, overrides, tuple(methods), parse_seeds(seeds), parse_budget(budget), named
+    )  # fmt: skip
     for job in plan.jobs:
         for number in range(len(job.parts)):
             configs.resolve(part_config(plan, job, number, root=None))
     return plan
 
 
-def _check_methods(methods: Sequence[str]) -> None:
-    for method in methods:
+def parse_variants(texts: Sequence[str], config: ConfigDict) -> dict[str, Variant]:
+    """ "newest=espl,evolution.selection=newest", by name. config: whose fields have the types. Raises ConfigError."""
+    named: dict[str, Variant] = {}
+    for text in texts:
+        name, _, rest = text.partition("=")
+        method, *changes = rest.split(",")
+        if not NAME.fullmatch(name) or name in configs.METHODS or name in named or not changes:
+            raise configs.ConfigError(
+                f"--variant is {text!r}; give a name that is no method's and comes once, a method and at least one field, such "
+                "as newest=espl,evolution.selection=newest"
+            )
+        fields = [change.partition("=") for change in changes]
+        named[name] = Variant(method, {key: typed(config, key, value) for key, _, value in fields})
+    return named
+
+
+def typed(config: ConfigDict, name: str, text: str) -> Any:
+    """The text as a value of the field's type. Raises ConfigError."""
+    if name in SET_HERE:
+        raise configs.ConfigError(f"--variant sets {name}, which --methods, --seeds and --budget are for")
+    try:
+        kind = type(configs.field(config, name))
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if kind in (int, float, str):
+            return kind(text)
+    except (KeyError, AttributeError, TypeError, ValueError):
+        pass
+    raise configs.ConfigError(f"--variant has {name}={text}, no field with a value of its type; see experiments/base.py")
+
+
+def _check_methods(methods: Sequence[str], variants: Mapping[str, Variant]) -> None:
+    for method in (*methods, *(variant.method for variant in variants.values())):
         parts = method.split("+")
         if unknown := [part for part in parts if part not in configs.METHODS]:
             raise configs.ConfigError(
@@ -136,7 +190,7 @@ def _check_methods(methods: Sequence[str]) -> None:
                 f"--methods has {method!r}, but a sequence has two parts, of which the first trains no weights; use gepa+rl or "
                 "evolution+rl"
             )
-    if not methods or len(set(methods)) < len(methods):
+    if not (methods or variants) or len(set(methods)) < len(methods):
         raise configs.ConfigError(f"--methods is {','.join(methods)!r}; name each method once")
 
 
@@ -151,7 +205,8 @@ def settings(plan: Plan, job: Job, number: int, root: Path | None) -> dict[str, 
         amount = first if number == 0 else max(amount - _spent(job.workdirs[0], plan.budget.field), 1.0)
     amounts = {field: 0 for field in UNITS.values()} | {plan.budget.field: amount}
     fields: dict[str, Any] = {"method": job.parts[number], "seed": job.seed}
-    fields |= {"budget_tokens": math.ceil(amounts["budget_tokens"]), "budget_flops": float(amounts["budget_flops"])}
+    fields |= {field: float(amount) if field == "budget_flops" else math.ceil(amount) for field, amount in amounts.items()}
+    fields |= job.variant.fields if job.variant else {}
     if "num_steps" not in plan.overrides:
         fields["num_steps"] = NO_END
     if number:

@@ -1,6 +1,7 @@
 """Counts what a step asked of the model, for the ledger (ledger.py).
 
   requests           replies asked for; of update, trajectories that had signal
+  trajectories       of rollouts and acceptance tests; a conversation has several replies
   prompt_tokens      what was asked, as often as it was asked; in a conversation also what came between replies
   prefilled_tokens   the same with common beginnings once, as sampling.share_prefixes has it; not known of reflections
   generated_tokens   what was drawn
@@ -31,6 +32,7 @@ def of_rollouts(purpose: str, spec: ModelSpec, several: Sequence[Rollouts]) -> d
     return _named(
         purpose,
         requests=sum(map(replies, completions)),
+        trajectories=len(completions),
         prompt_tokens=sum(map(len, contexts)) + between,
         prefilled_tokens=prefixes.plan(contexts).size + between,
         generated_tokens=drawn,

@@ -2,8 +2,8 @@
 
 Metrics ledger/<purpose>/<what> of each step, and their running totals in RunState.counters; no clock and no layout of devices
 has a part in them, so that a resumed run has the same. Purposes: rollout, acceptance (paired tests of children), reflection,
-update, evaluation. A budget (config.budget_tokens, config.budget_flops) is for all purposes but evaluation, which measures and
-does not learn.
+update, evaluation. A budget (config.budget_tokens, config.budget_flops, config.budget_rollouts) is for all purposes but
+evaluation, which measures and does not learn.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,11 @@ FREE = "evaluation"  # counted, but no budget is spent on it
 # purpose -> the phase whose wall seconds in metrics.jsonl are its own (acceptance is part of time/reflect)
 SECONDS = {"rollout": "time/sample", "reflection": "time/reflect", "update": "time/update", "evaluation": "time/evaluate"}
 # what a budget is in -> the counts that it adds up
-BUDGETS = {"budget_tokens": ("prompt_tokens", "generated_tokens"), "budget_flops": ("flops",)}
+BUDGETS = {
+    "budget_tokens": ("prompt_tokens", "generated_tokens"),
+    "budget_flops": ("flops",),
+    "budget_rollouts": ("trajectories",),
+}
 
 
 def spent(counters: Mapping[str, float], budget: str) -> float:

@@ -35,7 +35,7 @@ LAYOUT = (
     "tools.ahead",
 )
 # Third, when it ends.
-ENDS = ("num_steps", "budget_tokens", "budget_flops")
+ENDS = ("num_steps", "budget_tokens", "budget_flops", "budget_rollouts")
 ABSENT = "(absent)"
 
 

@@ -10,11 +10,11 @@ from espl_jax.records import artifacts
 from experiments import base
 
 
-def make(workdir, methods=("rl", "espl"), seeds=("0", "1"), budget="tokens:1000", overrides=None, **changes):
+def make(workdir, methods=("rl", "espl"), seeds=("0", "1"), budget="tokens:1000", overrides=None, variants=(), **changes):
     config = base.get_config()
     with config.unlocked():
         config.update_from_flattened_dict(changes | (overrides or {}))
-    return plans.make(workdir, config, "experiments/base.py", overrides or {}, methods, seeds, budget)
+    return plans.make(workdir, config, "experiments/base.py", overrides or {}, methods, seeds, budget, variants)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,15 @@ def make(workdir, methods=("rl", "espl"), seeds=("0", "1"), budget="tokens:1000"
         ({"budget": "40000"}, "--budget is '40000'"),
         ({"budget": "tokens:-3"}, "--budget is 'tokens:-3'"),
         ({"budget": "flops:inf"}, "--budget is 'flops:inf'"),
+        ({"variants": ("espl=espl,evolution.window=3",)}, "--variant is 'espl=espl,evolution.window=3'"),
+        ({"variants": ("a/b=espl,evolution.window=3",)}, "a name that is no method's"),
+        ({"variants": ("a=espl",)}, "at least one field"),
+        ({"variants": ("a=sgd,evolution.window=3",)}, "--methods has 'sgd'"),
+        ({"variants": ("a=espl,evolution.widow=3",)}, "--variant has evolution.widow=3"),
+        ({"variants": ("a=espl,evolution.window=three",)}, "--variant has evolution.window=three"),
+        ({"variants": ("a=espl,evolution=3",)}, "--variant has evolution=3"),
+        ({"variants": ("a=espl,seed=3",)}, "--variant sets seed"),
+        ({"variants": ("a=espl,evolution.window=0",)}, "evolution.window is 0"),
         ({"overrides": {"method": "rl"}}, "--config.method is given"),
         ({"overrides": {"budget_flops": 1e9}}, "--config.budget_flops is given"),
         ({"rl.schedule": "cosine"}, "rl.schedule is 'cosine'"),
@@ -58,10 +67,28 @@ def test_a_command_tells_a_run_what_differs(tmp_path):
     assert command[:3] == ["PROGRAM", "--config=experiments/base.py", f"--workdir={tmp_path}/espl/seed1"]
     assert command[3:] == [
         "--config.rl.learning_rate=0.001", "--config.method=espl", "--config.seed=1", "--config.budget_tokens=0",
-        "--config.budget_flops=200000000000000.0", "--config.num_steps=1000000",
+        "--config.budget_flops=200000000000000.0", "--config.budget_rollouts=0", "--config.num_steps=1000000",
     ]  # fmt: skip
     ended = make(tmp_path, overrides={"num_steps": 7}, **{"rl.schedule": "cosine"})
     assert plans.part_config(ended, ended.jobs[0], 0, None).num_steps == 7
+
+
+def test_a_variant_is_a_method_by_another_name_with_fields_of_its_own(tmp_path):
+    wanted = ("newest=espl,evolution.selection=newest,evaluation.test=false", "hot=evolution+rl,rl.learning_rate=1e-3")
+    plan = make(tmp_path, methods=("espl",), seeds=("5",), budget="rollouts:60", variants=wanted)
+    plain, newest, hot = plan.jobs
+    assert [str(job) for job in plan.jobs] == ["espl, seed 5", "newest, seed 5", "hot, seed 5"]
+    assert newest.workdirs == (tmp_path / "newest" / "seed5",)
+    assert hot.workdirs == (tmp_path / "hot" / "seed5" / "1-evolution", tmp_path / "hot" / "seed5" / "2-rl")
+    configurations = [plans.part_config(plan, job, 0, None) for job in plan.jobs]
+    assert [config.method for config in configurations] == ["espl", "espl", "evolution"]
+    assert [config.evolution.selection for config in configurations] == ["champion", "newest", "champion"]
+    assert [config.evaluation.test for config in configurations] == [True, False, True]
+    assert [config.budget_rollouts for config in configurations] == [60, 60, 30]
+    assert configurations[2].rl.learning_rate == 1e-3
+    assert str(plan.budget) == "60 rollouts"
+    assert "--config.evolution.selection=newest" in plans.command(plan, newest, 0, ["P"])
+    assert "--config.evolution.selection=newest" not in plans.command(plan, plain, 0, ["P"])
 
 
 def left(workdir, config, spent, step=3):

@@ -47,6 +47,7 @@ def test_rollouts_by_hand():
     behind = fed * BODY + SEEN * (2 * seen(5, 5) + seen(4, 4) + seen(4, 7)) + (2 + 2 + 2 + 3) * HEAD
     assert counts == {
         "ledger/rollout/requests": 5.0,
+        "ledger/rollout/trajectories": 4.0,
         "ledger/rollout/prompt_tokens": 2 * 5 + 2 * 4 + 2,
         "ledger/rollout/prefilled_tokens": 5 + 4 + 2,  # too little in common for a head (prefixes.SHORTEST_HEAD)
         "ledger/rollout/generated_tokens": 2 + 2 + 2 + 3,
