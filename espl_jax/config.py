@@ -231,6 +231,11 @@ def _check_prompts_half(config: ConfigDict) -> None:
     evolution, evaluation = config.evolution, config.evaluation
     if config.method == "gepa" and find_spec("gepa") is None:
         raise ConfigError("method is 'gepa', which needs the package gepa: pip install 'espl_jax[gepa]', or use another method")
+    if config.method == "gepa" and config.task.world.drift:
+        raise ConfigError(
+            f"task.world.drift is {config.task.world.drift}, but method 'gepa' learns from problems that stay the same; "
+            "set it to 0"
+        )
     _check_server(evolution)
     _check_grammar(evolution)
     if evolution.root and not Path(evolution.root).is_file():

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from espl_jax import tasks
 from espl_jax.conversations import not_drawn, shortened
+from espl_jax.demonstrator import chats as smallworld
 from espl_jax.policy.batch import Row
 from espl_jax.policy.chat import Tokenizer
 from espl_jax.rollout import opening
@@ -160,5 +161,23 @@ def of_search(config: ConfigDict, seed: int) -> Sequence[tuple[Message, ...]]:
         return list(play(task, search.problems(config.task, seed), genome, config.evolution.layout, search.reply))
 
 
+def of_smallworld(config: ConfigDict, seed: int) -> Sequence[tuple[Message, ...]]:
+    """Ideal replies of solvers and editors in small worlds of their own, as many as config.sft asks for."""
+    if config.task.name != "smallworld" or not config.sft.num_demonstrations:
+        raise ValueError(
+            f"sft.data is 'smallworld', but task.name is {config.task.name!r} and sft.num_demonstrations "
+            f"{config.sft.num_demonstrations}; its demonstrations are of task.name=smallworld, and as many as are asked for"
+        )
+    wanted, found = config.sft.num_demonstrations + config.sft.num_validation, {}
+    for messages in smallworld.conversations(config, seed):
+        found.setdefault(Demonstration(messages).id, messages)
+        if len(found) == wanted:
+            return list(found.values())
+    raise AssertionError("scenes have no end")
+
+
 # name -> (config, seed) -> conversations
-DEMONSTRATIONS: dict[str, Callable[[ConfigDict, int], Iterable[tuple[Message, ...]]]] = {"search": of_search}
+DEMONSTRATIONS: dict[str, Callable[[ConfigDict, int], Iterable[tuple[Message, ...]]]] = {
+    "search": of_search,
+    "smallworld": of_smallworld,
+}

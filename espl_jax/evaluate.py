@@ -1,5 +1,6 @@
 """Held-out evaluation: n samples a problem, pass@1..n, under a chosen prompt and under none."""
 
+from dataclasses import replace
 from math import comb
 from typing import Any
 
@@ -8,10 +9,11 @@ import numpy as np
 from espl_jax.evolution import population as populations
 from espl_jax.evolution.render import render_genome
 from espl_jax.policy.state import Policy
-from espl_jax.rollout import Plan, plan_groups, sample
+from espl_jax.rollout import PURPOSES, Plan, plan_groups, sample
 from espl_jax.structs import Genome, Population, Prompt, Rating, Rollouts, Task
 
 NO_PROMPT = Prompt(id=2**31 - 1, genome=Genome("principles"), rating=Rating(0.0, 0.0), parents=(), operator="root", born=0)
+RULEBOOK = replace(NO_PROMPT, id=2**31 - 2)
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
@@ -42,17 +44,18 @@ def evaluate(
 ) -> tuple[dict[str, float], dict[str, Rollouts]]:
     """Metrics and transcripts of every held-out set that config.evaluation asks for, all sampled in one call.
 
-    Sets: validation, and test if asked (nothing is ever chosen by it); "<set>_no_prompt" is the same without a prompt, which
-    is the very same evaluation while the chosen prompt is empty, and then not sampled twice.
+    Sets: validation, and test with the task's further sets if asked (nothing is ever chosen by them); "<set>_no_prompt" is the
+    same without a prompt, which is the very same evaluation while the chosen prompt is empty, and then not sampled twice;
+    "<set>_rulebook" is the same under the task's own rulebook, where it has one. task: as it is in this step.
     """
     chosen = choose_prompt(population, config.evaluation.prompt)
-    splits = {"validation": task.validation} | ({"test": task.test} if config.evaluation.test else {})
+    splits = {"validation": task.validation} | ({"test": task.test, **task.further} if config.evaluation.test else {})
     empty, without = not render_genome(chosen.genome), config.evaluation.without_prompt
 
     def plan(split: str, prompt: Prompt) -> Plan:
         return plan_groups(
-            policy.tokenizer, [prompt], splits[split], config.evaluation.num_samples, config.evaluation, split, step, task,
-            config.evolution.layout, config.tools,
+            policy.tokenizer, [prompt], splits[split], config.evaluation.num_samples, config.evaluation,
+            split if split in PURPOSES else "test", step, task, config.evolution.layout, config.tools,
         )
 
     plans: dict[str, Plan] = {}
@@ -60,10 +63,12 @@ def evaluate(
         plans[split] = plan(split, chosen)
         if without and not empty:
             plans[f"{split}_no_prompt"] = plan(split, NO_PROMPT)
+        if split in task.rulebooks:
+            plans[f"{split}_rulebook"] = plan(split, replace(RULEBOOK, genome=task.rulebooks[split]))
     transcripts = dict(zip(plans, sample(policy, variables, list(plans.values()), task.grader)))
-    metrics = {"evaluation/prompt": float(chosen.id)}
+    metrics = {"evaluation/prompt": float(chosen.id), **(task.measure(chosen.genome) if task.measure else {})}
     for name, rollouts in transcripts.items():
         metrics |= pass_metrics(rollouts.rewards_PQG[0], name)
-        if without and empty:
+        if without and empty and name in splits:
             metrics |= pass_metrics(rollouts.rewards_PQG[0], f"{name}_no_prompt")
     return metrics, transcripts

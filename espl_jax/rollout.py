@@ -61,9 +61,12 @@ def opening(genome: Genome, problem: Problem, task: Task, layout: str) -> tuple[
 
 
 def longest_context(tokenizer: Tokenizer, prompt: Prompt, task: Task, layout: str) -> int:
-    """Tokens of the longest problem of any split under a prompt."""
-    problems = (*task.train, *task.validation, *task.test)
-    return max(len(context_tokens(tokenizer, prompt.genome, problem, task, layout)) for problem in problems)
+    """Tokens of the longest problem of any split, now or later, under a prompt, and of a set's under its rulebook."""
+    sets = {"train": task.train, "validation": task.validation, "test": task.test, **task.further}
+    asked = [(prompt.genome, problem) for problems in sets.values() for problem in problems]
+    asked += [(genome, problem) for name, genome in task.rulebooks.items() for problem in sets[name]]
+    here = max(len(context_tokens(tokenizer, genome, problem, task, layout)) for genome, problem in asked)
+    return max([here, *(longest_context(tokenizer, prompt, later, layout) for later in task.later.values())])
 
 
 @dataclass(frozen=True)

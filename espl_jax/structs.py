@@ -225,6 +225,25 @@ class Grader(Protocol):
 
 
 @dataclass(frozen=True)
+class Genome:
+    """What a prompt says, and how it may be edited.
+
+    kind "principles": a list of short principles, edited by id (G0..Gn, their positions). kind "document": one free
+    text, edited by search and replace.
+    """
+
+    kind: str
+    principles: tuple[str, ...] = ()
+    document: str = ""
+
+    def __post_init__(self):
+        if self.kind not in ("principles", "document"):
+            raise ValueError(f"Genome.kind is {self.kind!r}; use 'principles' or 'document'")
+        if (self.kind == "principles" and self.document) or (self.kind == "document" and self.principles):
+            raise ValueError(f"a genome of kind {self.kind!r} cannot hold the other kind's text")
+
+
+@dataclass(frozen=True)
 class Task:
     """Where problems and rewards come from.
 
@@ -232,6 +251,10 @@ class Task:
     two sentences that tell an editor what the task is and what a correct answer looks like. environment: None where one
     reply is all; else it asks and grades, and question and grader are not used. root: the document that a population of
     documents starts from unless evolution.root names another; "": empty. protected: parts of it that no edit may change.
+
+    What few tasks have: further: more held-out sets by name, evaluated with test. rulebooks: by the name of a held-out set, a
+    genome that says all there is to know, which the set is also evaluated under. measure: what a genome knows, as metrics.
+    later: the task from a step on (1 or more), where it changes in the course of a run; see `at`.
     """
 
     name: str
@@ -244,6 +267,10 @@ class Task:
     environment: Environment | None = None
     root: str = ""
     protected: tuple[str, ...] = ()
+    further: Mapping[str, tuple[Problem, ...]] = field(default_factory=dict)
+    rulebooks: Mapping[str, Genome] = field(default_factory=dict)
+    measure: Callable[[Genome], Mapping[str, float]] | None = None
+    later: Mapping[int, "Task"] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.train:
@@ -257,6 +284,16 @@ class Task:
                         f"task {self.name!r}: problem {problem.id} is in both {seen[problem.id]} and {name}; "
                         "remove it from one of them"
                     )
+
+    @property
+    def ever_trained(self) -> tuple[Problem, ...]:
+        """The training problems of this task and of those that take its place."""
+        return (*self.train, *(problem for task in self.later.values() for problem in task.train))
+
+    def at(self, step: int) -> "Task":
+        """The task as it is in this step."""
+        begun = [first for first in self.later if first <= step]
+        return self.later[max(begun)] if begun else self
 
     def close(self) -> None:
         """Ends the grader."""
@@ -314,25 +351,6 @@ class Rating:
 
     mu: float
     sigma: float
-
-
-@dataclass(frozen=True)
-class Genome:
-    """What a prompt says, and how it may be edited.
-
-    kind "principles": a list of short principles, edited by id (G0..Gn, their positions). kind "document": one free
-    text, edited by search and replace.
-    """
-
-    kind: str
-    principles: tuple[str, ...] = ()
-    document: str = ""
-
-    def __post_init__(self):
-        if self.kind not in ("principles", "document"):
-            raise ValueError(f"Genome.kind is {self.kind!r}; use 'principles' or 'document'")
-        if (self.kind == "principles" and self.document) or (self.kind == "document" and self.principles):
-            raise ValueError(f"a genome of kind {self.kind!r} cannot hold the other kind's text")
 
 
 @dataclass(frozen=True)

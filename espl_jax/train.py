@@ -88,13 +88,14 @@ def set_up(config: ConfigDict, task: Task, logbook: Logbook) -> tuple[Run, RunSt
     policy, policy_state = make_policy(config, directory, spec, tokenizer)
     update = make_updater(policy, policy_state, config)
     state = logbook.restore(RunState(step=0, policy=policy_state, population=population, counters={}))
-    return Run(config, task, policy, update, logbook, Library(task.train, task.protected)), state
+    return Run(config, task, policy, update, logbook, Library(task.ever_trained, task.protected)), state
 
 
 def iterate(run: Run, state: RunState) -> Step:
     """One iteration of E-SPL."""
-    config, task, policy, phase = run.config, run.task, run.policy, run.logbook.phase
+    config, policy, phase = run.config, run.policy, run.logbook.phase
     step = state.step + 1
+    task = run.task.at(step)
     select_rng, update_rng, reflect_rng = (np.random.default_rng((config.seed, step, use)) for use in range(3))
 
     # 1. Select the prompts that compete, from the newest of the population.
@@ -152,7 +153,7 @@ def reflect(
     run: Run, policy_state: PolicyState, population: Population, rollouts: Rollouts, step: int, rng: np.random.Generator
 ) -> tuple[Population, list[Reflection], acceptance.Trials]:
     """Lets the editor write children of the step's prompts; every attempt is recorded, born or not, and every test."""
-    config, describe = run.config.evolution, run.task.describe
+    config, task = run.config.evolution, run.task.at(step)
     editor = EDITORS[config.editor](run.policy, policy_state, run.config, step, run.logbook.workdir)
     mutating, crossing = rng.random(2) < (config.mutation_probability, config.crossover_probability)
     reflections, trials = [], {}
@@ -160,7 +161,7 @@ def reflect(
     def settle(reflection: Reflection) -> Population:
         variables = run.policy.variables(policy_state.trainable)
         reflection, trial = acceptance.judge(
-            run.policy, variables, population, reflection, rollouts.problems, run.task, step, run.config
+            run.policy, variables, population, reflection, rollouts.problems, task, step, run.config
         )
         grown, reflection = adopt(population, reflection, config.max_population)
         reflections.append(reflection)
@@ -169,9 +170,9 @@ def reflect(
 
     if mutating:
         parent = PARENTS[config.parent](population, rollouts, rng, config)
-        population = settle(mutate(population, rollouts, parent, step, describe, editor, config, rng, run.library))
+        population = settle(mutate(population, rollouts, parent, step, task.describe, editor, config, rng, run.library))
     if crossing:
-        population = settle(crossover(population, rollouts, step, describe, editor, config, run.library))
+        population = settle(crossover(population, rollouts, step, task.describe, editor, config, run.library))
     return population, reflections, trials
 
 
@@ -185,11 +186,12 @@ def adopt(population: Population, reflection: Reflection, max_population: int) -
 
 def hold_out(run: Run, state: RunState) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics and transcripts on the held-out sets."""
+    task = run.task.at(state.step)
     with run.logbook.phase("evaluate"):
         variables = run.policy.variables(state.policy.trainable)
-        scores, transcripts = evaluate(run.policy, variables, state.population, run.task, state.step, run.config)
+        scores, transcripts = evaluate(run.policy, variables, state.population, task, state.step, run.config)
     for name, rollouts in transcripts.items():
-        scores |= summary.token_counts(rollouts, name) | summary.conversation_metrics(rollouts, run.task.environment, name)
+        scores |= summary.token_counts(rollouts, name) | summary.conversation_metrics(rollouts, task.environment, name)
     scores |= costs.of_rollouts(ledger.FREE, run.policy.spec, list(transcripts.values()))
     return scores, summary.evaluation_files(transcripts)
 

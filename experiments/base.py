@@ -201,7 +201,7 @@ def gepa() -> ConfigDict:
 def task() -> ConfigDict:
     """Problems and rewards. Splits never share a problem; no choice ever looks at test."""
     task = ConfigDict()
-    task.name = "math"  # math (competition maths) | reasoning_gym | jsonl | search (agentic search) | toy
+    task.name = "math"  # math (competition maths) | reasoning_gym | jsonl | search (agentic search) | smallworld | toy
     task.num_problems = 10  # B: problems of a step
     task.num_samples = 5  # N: samples of each (prompt, problem)
     # a named source (tasks/sources.py), several joined by "+", or a local .jsonl/.parquet path in the same columns;
@@ -209,18 +209,32 @@ def task() -> ConfigDict:
     task.train = "aime_2022_2024"
     task.validation = ""  # the same; "": num_validation problems are held out from train by the seed
     task.test = ""  # the same; "": no test set (reasoning_gym: its own split)
-    task.num_train = 0  # keep this many problems, drawn by the seed; 0: all (reasoning_gym needs a number)
+    task.num_train = 0  # keep this many problems, drawn by the seed; 0: all (reasoning_gym and smallworld need a number)
     task.num_validation = 16  # 0: none held out, or all of a named source
-    task.num_test = 0  # 0: all (reasoning_gym, toy, search: none held out)
+    task.num_test = 0  # 0: all (reasoning_gym, toy, search, smallworld: none held out)
     task.gym_dataset = ""  # reasoning_gym: name of the data set, e.g. "chain_sum"
     task.gym_parameters = "{}"  # reasoning_gym: its parameters, a JSON object
     task.extraction = "boxed"  # how the answer is read off a reply: boxed | last_number | answer_line | whole
     task.question_suffix = ""  # appended to every question as it is (begin with a space or newline)
     task.format_penalty = 0.1  # search: what a malformed tool call takes off the reward of a right answer
     task.two_hop = 0.5  # search over the embedded corpus: share of questions that take two searches, not one
+    task.world = world()
     task.grading_timeout = 10.0  # seconds an answer may take before its worker is killed and it scores 0
     task.grading_workers = 2
     return task
+
+
+def world() -> ConfigDict:
+    """task.name=smallworld: invented operations, their meanings drawn by the seed (docs/smallworld.md)."""
+    world = ConfigDict()
+    world.operations = 6  # invented words
+    world.min_depth = 1  # operations of an expression: "7 kafux 4" has 1
+    world.depth = 1  # the most; depths from min_depth on are equally frequent
+    world.examples = 3  # expressions of a question, alike but for their numbers; the reward is the share of right results
+    world.largest = 9  # numbers are 1 to this
+    world.drift = 0.0  # share of the operations that mean something else from drift_step on
+    world.drift_step = 0  # 0: meanings never change
+    return world
 
 
 def tools() -> ConfigDict:

@@ -14,7 +14,7 @@ from experiments import base
 ROOT = Path(__file__).parents[1]
 DOCS = (
     "launch.md", "hardware.md", "meshes.md", "hosts.md", "conversations.md", "strategies.md", "editors.md",
-    "search.md", "sft.md", "export.md", "report.md", "compare.md",
+    "search.md", "sft.md", "export.md", "report.md", "compare.md", "smallworld.md",
 )
 HARDWARE = (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """Held-out evaluation: pass@k against counting, which prompt, and which sets are sampled how often."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -137,6 +138,30 @@ def test_an_empty_set_is_left_out(parrot):
     task = Task("toy", TASK.train, TASK.validation, (), TASK.question, RIGHT, "")
     metrics, transcripts = evaluate(parrot, {}, POPULATION, task, 0, base.get_config())
     assert list(transcripts) == ["validation", "validation_no_prompt"] and "test/pass@1" not in metrics
+
+
+def test_further_sets_come_with_test_and_rulebooks_where_they_are(parrot):
+    """A rulebook of its own each; what the chosen prompt knows is measured; without test none but validation is asked."""
+    task = dataclasses.replace(
+        TASK,
+        further={"swap": problems("s", 2)},
+        rulebooks={"validation": Genome("principles", ("Count to the end.",)), "swap": Genome("principles", ("Guess.",))},
+        measure=lambda genome: {"evolution/rules_known": float(len(genome.principles))},
+    )
+    metrics, transcripts = evaluate(parrot, {}, POPULATION, task, 0, base.get_config())
+    assert list(transcripts) == [
+        "validation", "validation_no_prompt", "validation_rulebook", "test", "test_no_prompt", "swap", "swap_no_prompt",
+        "swap_rulebook",
+    ]  # fmt: skip
+    assert metrics["evolution/rules_known"] == 1.0
+    assert metrics["validation_rulebook/pass@1"] == pytest.approx(2 / 3), "under Count: answers 0, 1, 0"
+    assert metrics["swap_rulebook/pass@1"] == metrics["swap_no_prompt/pass@1"] == pytest.approx(1 / 2)
+    (requests,) = parrot.asked
+    assert len({request.counter for request in requests}) == len(requests)
+    config = base.get_config()
+    config.evaluation.test = False
+    _, transcripts = evaluate(parrot, {}, Population((prompt(0, 25.0),)), task, 0, config)
+    assert list(transcripts) == ["validation", "validation_rulebook"]
 
 
 def test_one_call_draws_what_separate_calls_draw(tiny_qwen3, monkeypatch):

@@ -1,9 +1,9 @@
 """Where problems and rewards come from. `build(config.task, config.seed, config.tools)` gives the Task of a run.
 
-One file a task (math, jsonl, gym, toy; search/ has agentic search), and what they share: sources.py (where rows are read
-from), splits.py (train, validation and test apart; the order of an epoch), extraction.py (how an answer is read off a reply),
-grading.py and worker.py (grading in processes that can be killed). Nothing here imports JAX, and heavy libraries are imported
-where they are used, because each grading worker imports this package.
+One file a task (math, jsonl, gym, toy), or a folder (search/ for agentic search, smallworld/ for invented operations), and what
+they share: sources.py (where rows are read from), splits.py (train, validation and test apart; the order of an epoch),
+extraction.py (how an answer is read off a reply), grading.py and worker.py (grading in processes that can be killed). Nothing
+here imports JAX, and heavy libraries are imported where they are used, because each grading worker imports this package.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from espl_jax.tasks import gym, jsonl, math, toy
 from espl_jax.tasks.choices import choose
 from espl_jax.tasks.extraction import EXTRACTION
 from espl_jax.tasks.search import task as search_task  # not as search: that is the package's own name
+from espl_jax.tasks.smallworld import task as smallworld_task
 
 # Builders: (config.task, config.seed, config.tools) -> Task; only conversations need the tools.
 TASKS: dict[str, Callable[[ConfigDict, int, ConfigDict], Task]] = {
@@ -22,6 +23,7 @@ TASKS: dict[str, Callable[[ConfigDict, int, ConfigDict], Task]] = {
     "jsonl": jsonl.build,
     "reasoning_gym": gym.build,
     "search": search_task.build,
+    "smallworld": smallworld_task.build,
     "toy": toy.build,
 }
 

@@ -1,0 +1,33 @@
+"""Teaches SmolLM2-135M-Instruct to solve and to reflect in small worlds, for experiments/smallworld.py.
+
+  python -m espl_jax.sft --config=experiments/smallworld_sft.py --workdir=runs/smallworld_sft
+
+Hardware: 2 CPU cores, 16 GiB of memory, and hours. Nobody has run it to its end yet (docs/smallworld.md).
+All demonstrations are of other worlds than any that a run could live in: no word is the same.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments import smallworld
+
+
+def get_config() -> ConfigDict:
+    config = smallworld.get_config().unlock()
+    config.num_steps = 600
+    config.model.adapter = ""
+
+    config.sft.data = "smallworld"
+    config.sft.num_demonstrations = 8000
+    config.sft.num_validation = 64
+    config.sft.batch_size = 12
+    config.sft.adapter_dtype = "bfloat16"
+    config.evaluation.every = 50
+
+    config.rl.learning_rate = 1e-3
+    config.rl.schedule = "cosine"
+    config.rl.warmup_steps = 10
+    config.rl.lora_rank = 16
+    config.rl.micro_batch_tokens = 2048
+    config.records.checkpoint_every = 25
+    config.records.tensorboard = False
+    return config.lock()

@@ -1,0 +1,165 @@
+"""Demonstrations of the small world: ideal in what they say, rendered as in a run, and of no world that a run lives in."""
+
+import itertools
+import json
+import re
+
+import pytest
+
+from espl_jax.demonstrations import DEMONSTRATIONS
+from espl_jax.demonstrator.answers import GUESS
+from espl_jax.demonstrator.chats import answers, calls, conversations, mutation
+from espl_jax.demonstrator.finding import Example, find, fits
+from espl_jax.demonstrator.ideal import tidied
+from espl_jax.demonstrator.scenes import examples_of, make_scene
+from espl_jax.evolution.edits import parse_edits
+from espl_jax.structs import Problem
+from espl_jax.tasks import build
+from espl_jax.tasks.smallworld.reading import rules_known, statements
+from espl_jax.tasks.smallworld.rules import RULES, Rule
+from espl_jax.tasks.smallworld.task import grade
+from espl_jax.tasks.smallworld.words import owner
+from experiments import smallworld_sft
+
+SCENES = 60
+WORD = re.compile(r"\b[bdfgklmnprtvz][aeiou][bdfgklmnprtvz][aeiou][xzvkj]\b")
+EXAMPLE_OF_THE_TASK = "kafux"  # in the description that every editor reads; it belongs to neither
+
+
+@pytest.fixture(scope="module")
+def config():
+    return smallworld_sft.get_config()
+
+
+@pytest.fixture(scope="module")
+def scenes(config):
+    return [make_scene(config, f"test/{number}") for number in range(SCENES)]
+
+
+@pytest.fixture(scope="module")
+def made(scenes, config):
+    """(scene, call) of every model call in the scenes."""
+    return [(scene, call) for number, scene in enumerate(scenes) for call in calls(scene, config, number)]
+
+
+def test_every_kind_of_call_is_shown(made):
+    assert {call.stage for _, call in made} == {"summary", "critique", "consolidation", "crossover"}
+
+
+def test_every_reply_is_read_without_a_fault(made):
+    allowed = {"critique": ("add", "modify"), "consolidation": ("modify", "merge"), "crossover": ("add", "modify", "remove")}
+    for _, call in made:
+        assert call.error == "", call.reply.text
+        if call.stage in allowed:
+            operations, error = parse_edits(call.reply.text, allowed[call.stage], "stop")
+            assert not error and not [op.fate for op in operations if op.fate]
+
+
+def test_what_a_critique_adds_fits_every_example_that_it_saw(made):
+    added = 0
+    for scene, call in made:
+        if call.stage != "critique":
+            continue
+        problem = next(one for one in scene.problems if one.id == call.problem_id)
+        if len(problem.data["items"][0].steps) > 1:
+            continue  # what is found there depends on what the prompt says, rightly or not, about the inner words
+        for operation in call.operations:
+            [said] = statements(operation.text, scene.world.words)
+            word, examples = examples_of(problem, {})
+            assert said.word == word and fits(said.rule, examples), (operation.text, problem.question, problem.answer)
+            added += 1
+    assert added > 30
+
+
+def test_the_ideal_editor_makes_prompts_know_more(scenes, config):
+    """Of the words, the share that is known rises; guesses by few examples may be wrong, most are right."""
+    before, after = [], []
+    for number, scene in enumerate(scenes):
+        reflection = mutation(scene, config, number)
+        if reflection.child is not None:
+            parent = scene.population[reflection.parents[0]].genome
+            for genome, shares in ((parent, before), (reflection.child.genome, after)):
+                shares.append(rules_known(genome, scene.world.meanings)["evolution/rules_known"])
+    assert len(after) > SCENES / 3
+    assert sum(after) / len(after) > sum(before) / len(before) + 0.15
+
+
+def test_answers_are_right_where_every_meaning_is_stated_rightly(scenes, config):
+    import random
+
+    right = 0
+    for number, scene in enumerate(scenes):
+        for messages in answers(scene, config, random.Random(number)):
+            reply = messages[-1].content
+            asked = messages[-2].content.removesuffix(config.task.question_suffix)
+            problem = next(one for one in scene.problems if one.question == asked)
+            meanings = {one.word: one.rule for line in reply.splitlines() for one in statements(line, scene.world.words)
+                        if one.rule is not None and ":" in line and not line[0].isdigit() and not line.startswith("Answer")}
+            true = all(scene.world.meanings[word].equals(rule) for word, rule in meanings.items())
+            assert GUESS in reply or messages[0].role == "system"
+            if true:
+                assert grade(problem, reply).score == 1.0
+                right += 1
+    assert right > 40
+
+
+def test_no_operation_of_any_evaluated_world_is_in_a_demonstration(config):
+    """By the words themselves: each belongs to runs or to demonstrations, whatever the seed; and for some seeds by looking."""
+    texts = [message.content for messages in itertools.islice(conversations(config, 0), 400) for message in messages]
+    shown = {word for text in texts for word in WORD.findall(text)} - {EXAMPLE_OF_THE_TASK}
+    assert len(shown) > 100 and {owner(word) for word in shown} == {"demonstration"}
+    for seed in range(5):
+        task = build(config.task, seed, config.tools)
+        asked = {word for problem in (*task.train, *task.test) for word in WORD.findall(problem.question)}
+        stated = {word for genome in task.rulebooks.values() for line in genome.principles for word in WORD.findall(line)}
+        assert asked and stated and not (asked | stated) & shown
+        assert EXAMPLE_OF_THE_TASK not in asked | stated
+
+
+def test_demonstrations_are_the_same_for_the_same_seed_and_as_many_as_are_asked_for(config):
+    config = config.copy_and_resolve_references().unlock()
+    config.sft.update({"num_demonstrations": 40, "num_validation": 5})
+    first, again = (list(DEMONSTRATIONS["smallworld"](config, 3)) for _ in range(2))
+    assert first == again and len(set(first)) == 45
+    config.sft.num_demonstrations = 0
+    with pytest.raises(ValueError, match="sft.num_demonstrations 0"):
+        DEMONSTRATIONS["smallworld"](config, 3)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_a_rule_is_found_from_examples_that_tell_it_from_all_others(rule):
+    examples = [Example(a, b, rule.value(a, b)) for a, b in ((7, 4), (2, 9), (5, 5), (8, 8), (1, 6))]
+    thought, found = find("kafux", examples)
+    assert found == rule
+    assert thought.splitlines()[0] == "kafux: " + ", ".join(f"{one.a} {one.b} is {one.result}" for one in examples) + "."
+    assert thought.endswith("yes.")
+
+
+def test_the_reasoning_by_hand():
+    examples = [Example(7, 4, 14), Example(2, 9, 14)]
+    thought, rule = find("kafux", examples, suspects=[Rule("larger", 1)])
+    assert rule == Rule("sum", 3)
+    assert thought == "kafux: 7 4 is 14, 2 9 is 14.\nlarger: 7 needs +7, no.\nsum: 11 needs +3, 11 needs +3, yes."
+    assert find("kafux", [Example(1, 1, 99)])[1] is None
+
+
+def test_a_list_is_tidied_by_what_fits_most():
+    text = "[G0] kafux: take the larger number (fits 1).\n[G1] (new) bemoz: add the two numbers (fits 2).\n" \
+           "[G2] (G0 in a different wording) kafux: keep the lesser number (fits 3)."
+    thought, _, edits = tidied(text, ("kafux", "bemoz")).partition("</think>")
+    assert json.loads(edits) == [
+        {"op": "merge", "ids": ["G0", "G2"], "principle": "kafux: take the smaller number (fits 3)."}
+    ]
+    assert "G2 fits most" in thought
+    assert json.loads(tidied("[G0] kafux: take the larger number.", ("kafux",)).partition("</think>")[2]) == []
+
+
+def test_of_a_deep_sheet_the_outermost_word_is_told_where_the_others_are_known():
+    from espl_jax.tasks.smallworld.world import Expression, Step
+
+    items = (Expression(7, (Step("kafux", 4), Step("bemoz", 2, before=True))),)
+    problem = Problem("p", "q", "13", {"items": items, "answers": [13]})
+    assert examples_of(problem, {"kafux": Rule("sum")}) == ("bemoz", (Example(2, 11, 13),))
+    assert examples_of(problem, {}) is None
+    twice = Problem("p", "q", "1", {"items": (Expression(7, (Step("kafux", 4), Step("kafux", 2))),), "answers": [1]})
+    assert examples_of(twice, {"kafux": Rule("sum")}) is None
