@@ -13,7 +13,7 @@ from experiments import base
 
 def get_config() -> ConfigDict:
     config = base.get_config()
-    config.num_steps = 8
+    config.num_steps = 7
 
     config.model.max_length = 1024
     config.model.dtype = "float32"
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
 
     config.task.name = "search"
     config.task.train = "embedded"
-    config.task.two_hop = 0.25
+    config.task.two_hop = 0.0
     config.tools.topk = 1
     config.tools.max_result_tokens = 120
 

@@ -14,7 +14,9 @@ from experiments import search_sft
 
 @pytest.fixture(scope="module")
 def config():
-    return search_sft.get_config()
+    config = search_sft.get_config()
+    config.task.two_hop = 0.25
+    return config
 
 
 @pytest.fixture(scope="module")
