@@ -72,6 +72,13 @@ def test_curves_go_by_steps_and_by_cost(found):
     assert found["curves"]["step"]["evolution+rl"]["x"] == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
+def test_what_prompts_know_is_a_curve_of_its_own(found, compared):
+    known = found["known"]["evolution/rules_known"]
+    assert known["espl"]["x"] == [0, 1, 2, 3, 4] and known["espl"]["mean"] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    assert set(known) == {"rl", "espl", "evolution+rl"}
+    assert 'id="chart-curve-rules-known"' in (compared / "report.html").read_text(encoding="utf-8")
+
+
 def test_the_second_part_began_with_the_prompt_of_the_first(compared):
     assert (compared / "evolution+rl" / "seed0" / "prompt.txt").read_text(encoding="utf-8") == "best of evolution\n"
 
@@ -91,7 +98,7 @@ def test_in_a_browser_the_curves_are_drawn_and_fit_a_phone(compared):
     with Browser(390, 844, dark=True, phone=True) as browser:
         browser.open(compared / "report.html")
         names = browser.value("Object.keys(payload.charts)")
-        assert len(names) == 4
+        assert len(names) == 5
         for name in names:
             browser.value(f"document.getElementById('chart-{name}').scrollIntoView({{behavior: 'instant'}})")
             browser.wait_for(f"document.querySelectorAll('#chart-{name} .scatterlayer .trace').length === 6")  # lines and bands

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from espl_jax.comparison import statistics
+from espl_jax.comparison.statistics import Band
 from espl_jax.comparison.summary import AXES, STEP, Method, Pair, Summary, without_prompt
 from espl_jax.records import json_files, ledger
 from espl_jax.report import charts, page
@@ -211,13 +212,22 @@ def _results(summary: Summary) -> Section:
 def _curves(summary: Summary) -> Section:
     colours = {method.name: charts.COLOURS[i % len(charts.COLOURS)] for i, method in enumerate(summary.methods)}
     shown_charts = [_chart(summary, axis, colours) for axis in AXES]
+    shown_charts += [_known_chart(name, bands, colours) for name, bands in summary.known.items()]
     return Section("curves", "Learning curves", page.figures(shown_charts) + page.paragraph(HOW_SURE), tuple(shown_charts))
 
 
+def _lines(bands: Mapping[str, Band], colours: Mapping[str, str]) -> list[Line]:
+    return [Line(name, band.x, band.mean, band.low, band.high, colour=colours[name]) for name, band in bands.items()]
+
+
+def _known_chart(measure: str, bands: Mapping[str, Band], colours: Mapping[str, str]) -> Chart:
+    title = words(measure.rpartition("/")[2])
+    name = f"curve-{measure.rpartition('/')[2].replace('_', '-')}"
+    return charts.curves(name, title, _lines(bands, colours), "step", "share", y_format=".0%", height=340)
+
+
 def _chart(summary: Summary, axis: str, colours: Mapping[str, str]) -> Chart:
-    lines = [
-        Line(name, band.x, band.mean, band.low, band.high, colour=colours[name]) for name, band in summary.curves[axis].items()
-    ]
+    lines = _lines(summary.curves[axis], colours)
     title = f"{words(summary.measured)} reward by {AXIS_TITLES[axis]}"
     caption = "A step is an iteration of its method; they differ in what they cost." if axis == STEP else ""
     name = f"curve-{axis.replace('_', '-')}"

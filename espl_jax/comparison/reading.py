@@ -11,16 +11,19 @@ from espl_jax.comparison.plan import Job, Plan
 from espl_jax.records import artifacts, ledger
 
 NO_PROMPT = "_no_prompt"
+KNOWN = "evolution/rules_"  # metrics of what a prompt knows begin so (Task.measure)
 Rewards = Mapping[str, Mapping[str, float]]  # held-out set -> problem -> mean over its samples
 
 
 @dataclass(frozen=True)
 class Point:
-    """An evaluation. step and spent (by field of a budget) count from the beginning of the job."""
+    """An evaluation. step and spent (by field of a budget) count from the beginning of the job. known: the task's own measures
+    of the evaluated prompt, where it has some."""
 
     step: int
     spent: Mapping[str, float]
     rewards: Rewards
+    known: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def _points(
         sums = {field: amount + ledger.spent(row, field) for field, amount in sums.items()}
         rewards = evaluation(artifacts.step_folder(workdir, row["step"]), row)
         if rewards and (first or row["step"]):
-            points.append(Point(steps + row["step"], sums, rewards))
+            known = {name: value for name, value in row.items() if name.startswith(KNOWN)}
+            points.append(Point(steps + row["step"], sums, rewards, known))
     return points
 
 

@@ -1,7 +1,8 @@
 """The figures of a comparison, from what its runs have left. Only runs that have ended count."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -47,7 +48,8 @@ class Pair:
 @dataclass(frozen=True)
 class Summary:
     """A comparison. measured: the held-out set that methods are compared by, "" while no run has ended. sets: all that are
-    there. curves: axis -> method -> band over seeds. failed: how runs failed, by their names."""
+    there. curves: axis -> method -> band over seeds; known: measure of what prompts know -> method -> band by steps. failed:
+    how runs failed, by their names."""
 
     budget: Budget
     measured: str
@@ -55,6 +57,7 @@ class Summary:
     methods: tuple[Method, ...]
     pairs: tuple[Pair, ...]
     curves: Mapping[str, Mapping[str, Band]]
+    known: Mapping[str, Mapping[str, Band]]
     runs: tuple[Run, ...]
     failed: Mapping[str, str]
 
@@ -73,7 +76,11 @@ def summarize(budget: Budget, runs: Sequence[Run], failed: Mapping[str, str]) ->
         sets=tuple(sorted({name for run in done for name in run.points[-1].rewards})),
         methods=methods,
         pairs=_pairs(by_method, measured),
-        curves={axis: _curves(by_method, measured, axis) for axis in AXES},
+        curves={axis: _curves(by_method, partial(curve, measured=measured, axis=axis)) for axis in AXES},
+        known={
+            name: _curves(by_method, partial(known_curve, name=name))
+            for name in sorted({name for run in done for point in run.points for name in point.known})
+        },
         runs=tuple(runs),
         failed=failed,
     )
@@ -134,8 +141,10 @@ def _pairs(by_method: Mapping[str, Sequence[Run]], measured: str) -> tuple[Pair,
     return tuple(Pair(*pair, p) for pair, p in zip(found, adjusted, strict=True))
 
 
-def _curves(by_method: Mapping[str, Sequence[Run]], measured: str, axis: str) -> dict[str, Band]:
-    bands = {name: statistics.band([curve(run, measured, axis) for run in runs]) for name, runs in by_method.items()}
+def _curves(
+    by_method: Mapping[str, Sequence[Run]], curve_of: Callable[[Run], tuple[list[float], list[float]]]
+) -> dict[str, Band]:
+    bands = {name: statistics.band([curve_of(run) for run in runs]) for name, runs in by_method.items()}
     return {name: found for name, found in bands.items() if found is not None}
 
 
@@ -147,6 +156,12 @@ def curve(run: Run, measured: str, axis: str) -> tuple[list[float], list[float]]
             x = float(point.step) if axis == STEP else point.spent[axis]
             points[x] = float(np.mean(list(point.rewards[measured].values())))
     return list(points), list(points.values())
+
+
+def known_curve(run: Run, name: str) -> tuple[list[float], list[float]]:
+    """Steps, and a measure of what the evaluated prompt knows."""
+    points = [(float(point.step), point.known[name]) for point in run.points if name in point.known]
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def without_prompt(method: Method, measured: str) -> Interval | None:

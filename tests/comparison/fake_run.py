@@ -25,12 +25,14 @@ def main(flags: dict[str, str]) -> None:
     prompt = {"id": 0, "genome": genome, "rating": {"mu": 1.0, "sigma": 1.0}, "parents": [], "operator": "root", "born": 0}
     (workdir / "population.json").write_text(json.dumps({"version": 1, "prompts": [prompt], "matches": [], "retired": []}))
     with open(workdir / "metrics.jsonl", "w", encoding="utf-8") as rows:
-        rows.write(json.dumps({"step": 0, "validation/reward": 0.1, "ledger/evaluation/prompt_tokens": 50}) + "\n")
+        first = {"step": 0, "validation/reward": 0.1, "ledger/evaluation/prompt_tokens": 50, "evolution/rules_known": 0.0}
+        rows.write(json.dumps(first) + "\n")
         evaluate(workdir, 0, seed, 0.1)
         while spent < budget:
             step, spent = step + 1, spent + COST[method]
             cost = {"ledger/rollout/prompt_tokens": COST[method] - 40, "ledger/rollout/generated_tokens": 40}
             row = {"step": step, "time/step": 2.0, "evolution/children": 1, "ledger/evaluation/generated_tokens": 7} | cost
+            row["evolution/rules_known"] = RISE[method] * step
             evaluate(workdir, step, seed, 0.1 + RISE[method] * step)
             rows.write(json.dumps(row) + "\n")
 
