@@ -25,6 +25,7 @@ UNITS = {"tokens": "budget_tokens", "flops": "budget_flops", "rollouts": "budget
 NO_END = 1_000_000  # num_steps of a run that its budget ends
 FIRST_SHARE = 0.5  # of the budget, that the first of two in sequence has
 SET_HERE = ("method", "seed", *UNITS.values())  # fields that the command has flags of its own for
+READ = {bool: lambda text: {"true": True, "false": False}[text.lower()], int: int, float: float, str: str}  # a field's value
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,40}")  # of a variant; its runs' folder is called so
 ROOT = "prompt.txt"  # beside the runs of a sequence: what the second begins with
 
@@ -168,14 +169,11 @@ def typed(config: ConfigDict, name: str, text: str) -> Any:
     if name in SET_HERE:
         raise configs.ConfigError(f"--variant sets {name}, which --methods, --seeds and --budget are for")
     try:
-        kind = type(configs.field(config, name))
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        if kind in (int, float, str):
-            return kind(text)
-    except (KeyError, AttributeError, TypeError, ValueError):
-        pass
-    raise configs.ConfigError(f"--variant has {name}={text}, no field with a value of its type; see experiments/base.py")
+        return READ[type(configs.field(config, name))](text)
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise configs.ConfigError(
+            f"--variant has {name}={text}, no field with a value of its type; see experiments/base.py"
+        ) from error
 
 
 def _check_methods(methods: Sequence[str], variants: Mapping[str, Variant]) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 import re
 
 import pytest
@@ -19,6 +20,7 @@ from espl_jax.tasks.smallworld.reading import rules_known, statements
 from espl_jax.tasks.smallworld.rules import RULES, Rule
 from espl_jax.tasks.smallworld.task import grade
 from espl_jax.tasks.smallworld.words import owner
+from espl_jax.tasks.smallworld.world import Expression, Step
 from experiments import smallworld_sft
 
 SCENES = 60
@@ -85,16 +87,14 @@ def test_the_ideal_editor_makes_prompts_know_more(scenes, config):
 
 
 def test_answers_are_right_where_every_meaning_is_stated_rightly(scenes, config):
-    import random
-
     right = 0
     for number, scene in enumerate(scenes):
         for messages in answers(scene, config, random.Random(number)):
             reply = messages[-1].content
             asked = messages[-2].content.removesuffix(config.task.question_suffix)
             problem = next(one for one in scene.problems if one.question == asked)
-            meanings = {one.word: one.rule for line in reply.splitlines() for one in statements(line, scene.world.words)
-                        if one.rule is not None and ":" in line and not line[0].isdigit() and not line.startswith("Answer")}
+            stated = [line for line in reply.splitlines() if not line[0].isdigit() and not line.startswith("Answer")]
+            meanings = {one.word: one.rule for line in stated for one in statements(line, scene.world.words)}
             true = all(scene.world.meanings[word].equals(rule) for word, rule in meanings.items())
             assert GUESS in reply or messages[0].role == "system"
             if true:
@@ -144,8 +144,10 @@ def test_the_reasoning_by_hand():
 
 
 def test_a_list_is_tidied_by_what_fits_most():
-    text = "[G0] kafux: take the larger number (fits 1).\n[G1] (new) bemoz: add the two numbers (fits 2).\n" \
-           "[G2] (G0 in a different wording) kafux: keep the lesser number (fits 3)."
+    text = (
+        "[G0] kafux: take the larger number (fits 1).\n[G1] (new) bemoz: add the two numbers (fits 2).\n"
+        "[G2] (G0 in a different wording) kafux: keep the lesser number (fits 3)."
+    )
     thought, _, edits = tidied(text, ("kafux", "bemoz")).partition("</think>")
     assert json.loads(edits) == [
         {"op": "merge", "ids": ["G0", "G2"], "principle": "kafux: take the smaller number (fits 3)."}
@@ -155,8 +157,6 @@ def test_a_list_is_tidied_by_what_fits_most():
 
 
 def test_of_a_deep_sheet_the_outermost_word_is_told_where_the_others_are_known():
-    from espl_jax.tasks.smallworld.world import Expression, Step
-
     items = (Expression(7, (Step("kafux", 4), Step("bemoz", 2, before=True))),)
     problem = Problem("p", "q", "13", {"items": items, "answers": [13]})
     assert examples_of(problem, {"kafux": Rule("sum")}) == ("bemoz", (Example(2, 11, 13),))
