@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from espl_jax import conversations
 from espl_jax.conversations import Played
@@ -182,8 +183,11 @@ def visible(policy: Policy, completion: Completion) -> np.ndarray:
     return completion.tokens[:-1] if completion.finish == "stop" else completion.tokens
 
 
-def make_editor(policy: Policy, variables: Any, decoding: Any, step: int) -> Editor:
-    """An editor that is one of our policies: chats become requests of the same sampler that serves the rollouts."""
+def make_editor(policy: Policy, variables: Any, decoding: Any, step: int, max_length: int) -> Editor:
+    """An editor that is one of our policies: chats become requests of the same sampler that serves the rollouts.
+
+    A chat that leaves no room within max_length tokens is not asked: its reply is empty and counts as cut off.
+    """
 
     def request(chat: Chat) -> Request:
         digest = hashlib.sha256(chat.id.encode()).digest()
@@ -200,13 +204,20 @@ def make_editor(policy: Policy, variables: Any, decoding: Any, step: int) -> Edi
         )
 
     def edit(chats: Sequence[Chat]) -> list[Reply]:
-        requests, replies = [request(chat) for chat in chats], {}
+        requests = [request(chat) for chat in chats]
+        sizes = [len(one.tokens) for one in requests]
+        asked = [i for i, size in enumerate(sizes) if size < max_length]
+        replies = {i: Reply(chats[i].id, "", "length", sizes[i], 0) for i in range(len(chats)) if i not in asked}
+        for i, reply in replies.items():
+            logging.warning("%s is not asked: its %d tokens leave no room within model.max_length", reply.id, sizes[i])
 
-        def on_done(i: int, completion: Completion) -> None:
+        def on_done(number: int, completion: Completion) -> None:
+            i = asked[number]
             text = policy.tokenizer.decode(visible(policy, completion))
-            replies[i] = reply_to(chats[i], len(requests[i].tokens), text, completion)
+            replies[i] = reply_to(chats[i], sizes[i], text, completion)
 
-        policy.sampler(variables, requests, on_done)
+        if asked:
+            policy.sampler(variables, [requests[i] for i in asked], on_done)
         return [replies[i] for i in range(len(chats))]
 
     return edit

@@ -111,8 +111,18 @@ def test_what_grading_raises_is_raised(tiny_qwen3):
         rollout.sample(policy, {}, [plan(policy, task, 1)], Inline(lambda problem, text: Grade(1 / 0)))
 
 
+def test_a_chat_that_leaves_no_room_counts_as_cut_off_and_the_others_are_answered(tiny_qwen3):
+    decoding = SimpleNamespace(max_new_tokens=5, temperature=1.0, top_p=1.0)
+    chats = [Chat(f"call/{i}", (Message("user", "word " * size),)) for i, size in enumerate((3, 500, 4))]
+    editor = rollout.make_editor(Numbers(tiny_qwen3), {}, decoding, 1, 100)
+    replies = editor(chats)
+    assert [(reply.text, reply.finish) for reply in replies] == [("0", "stop"), ("", "length"), ("1", "stop")]
+    assert replies[1].prompt_tokens > 100 and replies[1].generated_tokens == 0
+    assert [reply.finish for reply in editor(chats[1:2])] == ["length"]
+
+
 def test_an_editor_answers_in_the_order_of_its_chats(tiny_qwen3):
     decoding = SimpleNamespace(max_new_tokens=5, temperature=1.0, top_p=1.0)
     chats = [Chat(f"call/{i}", (Message("user", "Say it."),)) for i in range(5)]
-    replies = rollout.make_editor(Numbers(tiny_qwen3), {}, decoding, 1)(chats)
+    replies = rollout.make_editor(Numbers(tiny_qwen3), {}, decoding, 1, 1024)(chats)
     assert [(reply.id, reply.text) for reply in replies] == [(f"call/{i}", str(i)) for i in range(5)]

@@ -20,7 +20,7 @@ def of_policy(name: str) -> Maker:
     """The maker of one of our own policies' editors: a key of policy.state.EDITORS."""
 
     def make(policy: states.Policy, state: states.PolicyState, config: Any, step: int, workdir: Path) -> Editor:
-        return make_editor(policy, states.EDITORS[name](policy, state), config.evolution, step)
+        return make_editor(policy, states.EDITORS[name](policy, state), config.evolution, step, config.model.max_length)
 
     return make
 
