@@ -1,4 +1,7 @@
-"""Demonstrations without end: scene after scene, what a solver and an editor say there, as conversations to learn from."""
+"""Demonstrations without end: scene after scene, what a solver and an editor say there, as conversations to learn from.
+
+By tokens two fifths are drills of the reasoning in critiques, a quarter critiques, a quarter answers, the rest other calls.
+"""
 
 import itertools
 import random
@@ -8,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from espl_jax.demonstrator.answers import guesses, worked_out
+from espl_jax.demonstrator.drills import drills
 from espl_jax.demonstrator.ideal import ideal_editor
 from espl_jax.demonstrator.scenes import Scene, make_scene
 from espl_jax.evolution.crossover import crossover
@@ -19,8 +23,8 @@ from espl_jax.structs import Call, Message, Reflection
 from espl_jax.tasks.smallworld.reading import told
 from espl_jax.tasks.smallworld.task import DESCRIBE
 
-ANSWERS = 4  # of a scene
-SUMMARISED = 5  # in one scene of so many all attempts are summarised, however short they are
+ANSWERS, DRILLS = 10, 18  # of a scene
+SUMMARISED = 12  # in one scene of so many all attempts are summarised, however short they are
 
 
 def conversations(config: ConfigDict, seed: int) -> Iterator[tuple[Message, ...]]:
@@ -28,6 +32,8 @@ def conversations(config: ConfigDict, seed: int) -> Iterator[tuple[Message, ...]
     for number in itertools.count():
         scene = make_scene(config, f"{seed}/{number}")
         yield from answers(scene, config, random.Random(f"demonstrator/answers/{seed}/{number}"))
+        rng = random.Random(f"demonstrator/drills/{seed}/{number}")
+        yield from drills(scene.world.words, config.task.world.largest, DRILLS, rng)
         for call in calls(scene, config, number):
             yield (*call.chat.messages, Message("assistant", call.reply.text))
 

@@ -1,0 +1,42 @@
+"""Drills: the part of a critique that has to be practised, finding a meaning from examples, in a chat of its own.
+
+A critique is five times as long for the same reasoning, so most of the practice is here; what a drill is answered with is, to
+the letter, what a critique thinks.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+
+from espl_jax.demonstrator.finding import Example, find
+from espl_jax.demonstrator.scenes import statement
+from espl_jax.structs import Message
+from espl_jax.tasks.smallworld.rules import RULES
+
+MOST = 4  # examples
+TRIED = 3  # meanings that were tried in vain, at most
+DEEP = 0.25  # share of drills with numbers as the inner results of a deeper expression have them
+
+
+def drills(words: Sequence[str], largest: int, count: int, rng: random.Random) -> Iterator[tuple[Message, ...]]:
+    """So many drills about a world's words. largest: of the numbers of its expressions."""
+    for _ in range(count):
+        word, rule = rng.choice(words), rng.choice(RULES)
+        top = 2 * largest if rng.random() < DEEP else largest
+        examples = [Example(a, b, rule.value(a, b)) for a, b in pairs(rng.randint(1, MOST), largest, top, rng)]
+        tried = rng.sample(RULES, rng.choice((0, 0, *range(TRIED + 1))))
+        shown = ", ".join(f"{one.a} {word} {one.b} is {one.result}" for one in examples)
+        asked = f"What may {word} mean? {shown}."
+        if tried:
+            asked += f" Tried: {'; '.join(one.wording() for one in tried)}."
+        thought, found = find(word, examples, tried)
+        stated = [statement(word, found, len(examples))] if found else []
+        yield Message("user", asked), Message("assistant", "\n".join([thought, *stated]))
+
+
+def pairs(count: int, largest: int, top: int, rng: random.Random) -> list[tuple[int, int]]:
+    """Different pairs of numbers, the second of them up to `top`, on either side."""
+    found: dict[tuple[int, int], None] = {}
+    while len(found) < count:
+        pair = rng.randint(1, largest), rng.randint(1, top)
+        found.setdefault(pair if rng.random() < 0.5 else pair[::-1])
+    return list(found)

@@ -1,0 +1,37 @@
+"""Drills: what they are answered with is what a critique thinks, and it is right."""
+
+import random
+import re
+
+from espl_jax.demonstrator.drills import drills
+from espl_jax.demonstrator.finding import Example, find, fits
+from espl_jax.tasks.smallworld.reading import read_rule, statements
+
+WORDS = ("zipak", "tegej")
+SHOWN = re.compile(r"(\d+) (?:zipak|tegej) (\d+) is (\d+)")
+
+
+def drawn(seed):
+    return list(drills(WORDS, 9, 200, random.Random(seed)))
+
+
+def test_the_reply_is_the_search_and_a_principle_that_fits_every_example():
+    for asked, reply in drawn(0):
+        examples = [Example(*map(int, shown)) for shown in SHOWN.findall(asked.content)]
+        [said] = statements(reply.content.splitlines()[-1], WORDS)
+        assert said.word in asked.content and fits(said.rule, examples)
+        tried = [read_rule(text) for text in asked.content.partition("Tried: ")[2].split("; ") if text]
+        thought, rule = find(said.word, examples, tried)
+        assert reply.content.startswith(f"{thought}\n") and rule == said.rule
+
+
+def test_each_number_of_examples_and_every_base_are_practised():
+    texts = [(asked.content, reply.content) for asked, reply in drawn(1)]
+    assert {len(SHOWN.findall(asked)) for asked, _ in texts} == {1, 2, 3, 4}
+    found = {lines[-2].partition(":")[0] for lines in (reply.splitlines() for _, reply in texts)}
+    assert len(found) == 10
+    assert any(int(number) > 9 for asked, _ in texts for a, b, _ in SHOWN.findall(asked) for number in (a, b))
+
+
+def test_drills_are_the_same_for_the_same_seed():
+    assert drawn(2) == drawn(2) != drawn(3)
