@@ -43,7 +43,7 @@ def settings(reflections: int, grammar: str) -> ConfigDict:
     config = quickstart.get_config()
     config.evolution.edit_form, config.evolution.grammar = "json", grammar
     config.evolution.max_new_tokens, config.evolution.max_problems = 256, reflections
-    config.task.num_problems, config.task.num_train = 3 * reflections, 3 * reflections
+    config.task.num_problems, config.task.num_train = 5 * reflections, 5 * reflections
     config.task.num_samples, config.task.num_validation, config.task.num_test = 6, 0, 0
     config.task.gym_parameters = config.task.gym_parameters.replace('"max_digits": 1', '"max_digits": 2')
     return config.lock()

@@ -44,7 +44,7 @@ def model() -> ConfigDict:
     model = ConfigDict()
     model.path = "embedded"  # a directory, a hub name ("Qwen/Qwen3-8B"), or "embedded": SmolLM2-135M-Instruct
     model.revision = "main"  # branch, tag or commit when path is a hub name
-    model.adapter = ""  # added to the weights at load: a supervised run's work directory, or a PEFT adapter; "": none
+    model.adapter = ""  # added to the weights at load: a supervised run's work directory, a PEFT adapter, a shipped one's name
     model.max_length = 16384  # context limit in tokens, prompt and completion together
     model.dtype = "bfloat16"  # of activations, matrix products and the cache; norms, softmax and logits are float32
     model.weight_dtype = "bfloat16"  # of frozen weights; whatever is trained is kept in float32

@@ -51,8 +51,8 @@ def get_config() -> ConfigDict:
 
     config.evolution.num_prompts = 2
     config.evolution.max_problems = 4
-    config.evolution.max_trajectories = 3
-    config.evolution.max_new_tokens = 320
+    config.evolution.max_trajectories = 2
+    config.evolution.max_new_tokens = 448
     config.evolution.temperature = 0.6
     config.evolution.top_p = 1.0
     config.evolution.max_trajectory_words = 120

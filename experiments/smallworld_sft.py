@@ -13,21 +13,21 @@ from experiments import smallworld
 
 def get_config() -> ConfigDict:
     config = smallworld.get_config().unlock()
-    config.num_steps = 600
+    config.num_steps = 300
     config.model.adapter = ""
 
     config.sft.data = "smallworld"
-    config.sft.num_demonstrations = 8000
+    config.sft.num_demonstrations = 2400
     config.sft.num_validation = 64
-    config.sft.batch_size = 12
+    config.sft.batch_size = 8
     config.sft.adapter_dtype = "bfloat16"
-    config.evaluation.every = 50
+    config.evaluation.every = 100
 
     config.rl.learning_rate = 1e-3
     config.rl.schedule = "cosine"
     config.rl.warmup_steps = 10
     config.rl.lora_rank = 16
-    config.rl.micro_batch_tokens = 2048
+    config.rl.micro_batch_tokens = 1024
     config.records.checkpoint_every = 25
     config.records.tensorboard = False
     return config.lock()

@@ -1,6 +1,6 @@
 """Demonstrations without end: scene after scene, what a solver and an editor say there, as conversations to learn from.
 
-By tokens two fifths are drills of the reasoning in critiques, a quarter critiques, a quarter answers, the rest other calls.
+By tokens more than half are critiques, a fifth drills of their reasoning, an eighth answers, the rest other calls.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from espl_jax.structs import Call, Message, Reflection
 from espl_jax.tasks.smallworld.reading import told
 from espl_jax.tasks.smallworld.task import DESCRIBE
 
-ANSWERS, DRILLS = 10, 18  # of a scene
+ANSWERS, DRILLS = 3, 4  # of a scene
 SUMMARISED = 12  # in one scene of so many all attempts are summarised, however short they are
 
 

@@ -15,6 +15,7 @@ from espl_jax.evolution.reflection import best_prompt
 from espl_jax.structs import Chat, Genome, Problem, Reply
 from espl_jax.tasks.smallworld.reading import read_rule, statements
 from espl_jax.tasks.smallworld.rules import Rule
+from espl_jax.tasks.smallworld.world import Expression, Step
 
 _LINE = re.compile(r"^\[G(\d+)\] (\([^)]*\) )?(.*)$", re.MULTILINE)
 _SUPPORT = re.compile(r"\(fits (\d+)\)")
@@ -50,30 +51,61 @@ def answer(thought: str, edits: Sequence[Edit]) -> str:
 
 
 def criticised(scene: Scene, problem: Problem, max_edits: int) -> str:
-    """What the sheet shows about the principles: a meaning is missing, one is wrong, or all is well."""
-    genome = scene.population[best_prompt(scene.rollouts)].genome
-    positions = lines_about(genome, scene.world.words)
+    """What the sheet shows about the principles: a meaning is missing, one is wrong, or all is well.
+
+    Always the same way: what is said of each word, the inner results, the outermost word's examples, a search that begins with
+    what is said or was guessed rightly, and a verdict. Nothing is claimed that has not been worked out before.
+    """
+    positions = lines_about(scene.population[best_prompt(scene.rollouts)].genome, scene.world.words)
     said = {word: lines[-1][1] for word, lines in positions.items()}
-    if lucky := guessed_right(scene, problem, said):
+    lines = [opening(word, positions.get(word, ())) for word in words_of(problem)]
+    lucky = guessed_right(scene, problem, said)
+    if lucky:
         number, guesses = lucky
-        thought = " and ".join(f"{word} means: {rule.wording()}" for word, rule in guesses.items())
-        size = len(problem.data["items"])
-        edits = [{"op": "add", "principle": statement(word, rule, size)} for word, rule in guesses.items()]
-        return answer(f"Attempt {number + 1} is correct. It guessed that {thought}.", edits[:max_edits])
+        lines.append(f"Attempt {number + 1} is correct with {' and '.join(f'{w}: {r.wording()}' for w, r in guesses.items())}.")
     found = examples_of(problem, said)
     if found is None:
-        return answer("More than one meaning is missing, and no attempt is correct, so none can be found from this.", [])
+        size = len(problem.data["items"])
+        edits = [{"op": "add", "principle": statement(word, rule, size)} for word, rule in lucky[1].items()] if lucky else []
+        return answer("\n".join(lines if lucky else [*lines, "Nothing can be told."]), edits[:max_edits])
     word, examples = found
-    wrong = [(number, rule) for number, rule in positions.get(word, ()) if not fits(rule, examples)]
-    if word in positions and not wrong:
-        numbers = ", ".join(f"G{number}" for number, _ in positions[word])
-        return answer(f"{word}: {', '.join(map(str, examples))}. {numbers} fits: the failures are slips in the work.", [])
-    thought, rule = find(word, examples, tried(scene, problem, word))
-    if rule is None:
-        return answer(f"{opening(word, wrong)}\n{thought}", [])
-    text = statement(word, rule, len(examples))
-    edits = [{"op": "modify", "id": f"G{number}", "principle": text} for number, _ in wrong[:max_edits]]
-    return answer(f"{opening(word, wrong)}\n{thought}", edits or [{"op": "add", "principle": text}])
+    about = positions.get(word, ())
+    suspects = [rule for _, rule in reversed(about)] or list(lucky[1].values() if lucky else ())
+    thought, rule = find(word, examples, suspects)
+    wrong = [number for number, stated in about if not fits(stated, examples)]
+    verdicts = [f"G{number} is {'wrong' if number in wrong else 'right'}." for number, _ in about] if rule else []
+    text = statement(word, rule, len(examples)) if rule else ""
+    edits = [{"op": "modify", "id": f"G{number}", "principle": text} for number in wrong[:max_edits]] if rule else []
+    if rule and not about:
+        edits = [{"op": "add", "principle": text}]
+    return answer("\n".join([*lines, *inner_work(problem, said), thought, *verdicts]), edits)
+
+
+def words_of(problem: Problem) -> list[str]:
+    """The words of a sheet, from the inside out."""
+    return list(dict.fromkeys(step.word for step in problem.data["items"][0].steps))
+
+
+def opening(word: str, about: Sequence[tuple[int, Rule]]) -> str:
+    """What the list says about a word."""
+    if not about:
+        return f"{word}: not said."
+    return f"{word}: {', '.join(f'G{number} says {rule.wording()}' for number, rule in about)}."
+
+
+def inner_work(problem: Problem, said: dict[str, Rule]) -> list[str]:
+    """How the inner results of a deeper sheet are reached; nothing of a plain one."""
+    return [
+        f"{a} {step.word} {b}: {said[step.word].work(a, b)}."
+        for expression in problem.data["items"]
+        for step, a, b in inner_steps(expression, said)
+    ]
+
+
+def inner_steps(expression: Expression, said: dict[str, Rule]) -> list[tuple[Step, int, int]]:
+    """All operations but the outermost, with their numbers."""
+    inner = Expression(expression.first, expression.steps[:-1])
+    return [(step, a, b) for step, a, b, _ in inner.worked(said.__getitem__)] if inner.steps else []
 
 
 def guessed_right(scene: Scene, problem: Problem, said: dict[str, Rule]) -> tuple[int, dict[str, Rule]] | None:
@@ -81,7 +113,7 @@ def guessed_right(scene: Scene, problem: Problem, said: dict[str, Rule]) -> tupl
 
     None without such guesses. An attempt that is right only because two mistakes met says nothing.
     """
-    words = [word for word in dict.fromkeys(step.word for step in problem.data["items"][0].steps) if word not in said]
+    words = [word for word in words_of(problem) if word not in said]
     p, q = place(scene, problem)
     for g, reward in enumerate(scene.rollouts.rewards_PQG[p, q]):
         guesses = meanings_in(scene.rollouts.texts[scene.rollouts.index(p, q, g)], words)
@@ -108,22 +140,6 @@ def place(scene: Scene, problem: Problem) -> tuple[int, int]:
         scene.rollouts.prompt_ids.index(best_prompt(scene.rollouts)),
         [one.id for one in scene.rollouts.problems].index(problem.id),
     )
-
-
-def opening(word: str, wrong: Sequence[tuple[int, Rule]]) -> str:
-    """What is the matter with the list."""
-    if not wrong:
-        return f"No principle says what {word} means."
-    return f"{', '.join(f'G{number}' for number, _ in wrong)} says what {word} means, but does not fit."
-
-
-def tried(scene: Scene, problem: Problem, word: str) -> list[Rule]:
-    """The meanings that the attempts gave the word, those of the best attempts first."""
-    p, q = place(scene, problem)
-    rewards = scene.rollouts.rewards_PQG[p, q]
-    order = sorted(range(len(rewards)), key=lambda g: -rewards[g])
-    texts = [scene.rollouts.texts[scene.rollouts.index(p, q, g)] for g in order if rewards[g] > 0]
-    return [rule for text in texts for rule in meanings_in(text, [word]).values()]
 
 
 def retold(scene: Scene, problem: Problem, g: int) -> str:
@@ -182,7 +198,7 @@ def crossed(scene: Scene, tie_margin: float) -> str:
     for prompt_id, problems in won.items():
         theirs = lines_about(scene.population[prompt_id].genome, scene.world.words) if prompt_id != best else {}
         for problem in problems:
-            for word in dict.fromkeys(step.word for step in problem.data["items"][0].steps):
+            for word in words_of(problem):
                 if word in seen or word not in theirs or not theirs[word]:
                     continue
                 rule = theirs[word][-1][1]

@@ -1,7 +1,8 @@
 """Adapters in PEFT's format: adapter_model.safetensors and adapter_config.json (https://huggingface.co/docs/peft, LoraConfig).
 
 Saved ones are read by PEFT and by `model.adapter`, which adds them to the weights while these are loaded: tensor by tensor, in
-float32, each device its slice. No weight of the base is ever held twice.
+float32, each device its slice. No weight of the base is ever held twice. Those that come with the project, in espl_jax/adapters,
+are known by their names.
 """
 
 import json
@@ -27,6 +28,7 @@ from espl_jax.policy.weights import hf_name
 TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FOLDER, MODEL_FOLDER = "adapter", "model"  # in the work directory of a supervised run: an adapter, or a whole model
 PREFIX, SIDES = "base_model.model.", ("lora_A", "lora_B")
+SHIPPED = Path(__file__).parents[1] / "adapters"
 EMBEDDED_NAME = f"HuggingFaceTB/{embedded.NAME}"  # the embedded model's name where PEFT looks for it
 # What PEFT can do with an adapter besides adding scale * B @ A, and the value at which it does not.
 PLAIN = {
@@ -147,9 +149,14 @@ def load(model: Any, shapes: Any) -> Adapter | None:
     """
     if not model.adapter:
         return None
-    adapter = read(Path(model.adapter).expanduser())
+    adapter = read(SHIPPED / model.adapter if model.adapter in shipped() else Path(model.adapter).expanduser())
     _check(adapter, shapes, model)
     return adapter
+
+
+def shipped() -> list[str]:
+    """The names of the adapters that come with the project."""
+    return sorted(found.parent.name for found in SHIPPED.glob(f"*/{TENSORS}"))
 
 
 def read(path: Path) -> Adapter:
@@ -182,7 +189,7 @@ def _find(path: Path) -> Path:
         )
     raise FileNotFoundError(
         f"model.adapter is {str(path)!r}, where there is no {TENSORS}, nor in {FOLDER}/ below it; give a finished supervised "
-        "run's work directory, an adapter's directory or its file"
+        f"run's work directory, an adapter's directory or its file, or the name of one that is shipped ({', '.join(shipped())})"
     )
 
 
