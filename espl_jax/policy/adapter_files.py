@@ -1,8 +1,8 @@
 """Adapters in PEFT's format: adapter_model.safetensors and adapter_config.json (https://huggingface.co/docs/peft, LoraConfig).
 
 Saved ones are read by PEFT and by `model.adapter`, which adds them to the weights while these are loaded: tensor by tensor, in
-float32, each device its slice. No weight of the base is ever held twice. Those that come with the project, in espl_jax/adapters,
-are known by their names.
+float32, each device its slice. No weight of the base is ever held twice. Those that come with the project, in
+espl_jax/adapters, are known by their names.
 """
 
 import json
