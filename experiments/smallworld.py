@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     config.evolution.max_problems = 4
     config.evolution.max_trajectories = 2
     config.evolution.max_new_tokens = 448
-    config.evolution.temperature = 0.6
+    config.evolution.temperature = 0.2
     config.evolution.top_p = 1.0
     config.evolution.max_trajectory_words = 120
     config.evolution.summarize_above = 120

@@ -6,6 +6,7 @@ the letter, what a critique thinks.
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from espl_jax.demonstrator.finding import Example, find
 from espl_jax.demonstrator.scenes import statement
@@ -14,6 +15,7 @@ from espl_jax.tasks.smallworld.rules import RULES
 
 MOST = 4  # examples
 TRIED = 3  # meanings that were tried in vain, at most
+NONE = 0.1  # share of drills that nothing fits: one result is another
 DEEP = 0.25  # share of drills with numbers as the inner results of a deeper expression have them
 
 
@@ -23,6 +25,8 @@ def drills(words: Sequence[str], largest: int, count: int, rng: random.Random) -
         word, rule = rng.choice(words), rng.choice(RULES)
         top = 2 * largest if rng.random() < DEEP else largest
         examples = [Example(a, b, rule.value(a, b)) for a, b in pairs(rng.randint(1, MOST), largest, top, rng)]
+        if rng.random() < NONE:
+            examples[-1] = replace(examples[-1], result=rng.randint(0, 3 * top))
         tried = rng.sample(RULES, rng.choice((0, 0, *range(TRIED + 1))))
         shown = ", ".join(f"{one.a} {word} {one.b} is {one.result}" for one in examples)
         asked = f"What may {word} mean? {shown}."

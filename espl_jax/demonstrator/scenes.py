@@ -33,7 +33,8 @@ def make_scene(config: ConfigDict, seed: str) -> Scene:
     """A scene at the difficulty of config.task.world, with config.task's numbers of problems and samples."""
     rng = random.Random(f"demonstrator/{seed}")
     shape = config.task.world
-    world = draw_world(f"demonstration {seed}", "demonstration", rng.randint(2, shape.operations), f"demonstrator/{seed}")
+    operations = rng.randint(max(2, shape.depth), shape.operations)
+    world = draw_world(f"demonstration {seed}", "demonstration", operations, f"demonstrator/{seed}")
     depths = range(shape.min_depth, shape.depth + 1)
     stream = sheets(world, depths, rng.randint(1, shape.examples + 1), shape.largest, lambda expression: True, rng)
     problems = tuple(problem for problem, _ in zip(stream, range(config.task.num_problems)))

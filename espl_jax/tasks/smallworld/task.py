@@ -88,6 +88,11 @@ def check(config: ConfigDict):
         raise ValueError(
             f"task.world.min_depth is {config.world.min_depth}, more than task.world.depth={config.world.depth}; lower it"
         )
+    if config.world.depth > config.world.operations:
+        raise ValueError(
+            f"task.world.depth is {config.world.depth}, more than task.world.operations={config.world.operations}; no word "
+            "comes twice in an expression: lower the first or raise the second"
+        )
     if not 0 <= config.world.drift <= 1:
         raise ValueError(f"task.world.drift is {config.world.drift}; use a share of the operations, 0 to 1")
     if bool(config.world.drift) != bool(config.world.drift_step):

@@ -119,8 +119,10 @@ def sheets(
 def draw_sheet(
     world: World, depth: int, items: int, largest: int, allowed: Callable[[Expression], bool], rng: random.Random
 ) -> tuple[Expression, ...]:
-    """Different expressions of one shape; () where too few are allowed."""
-    shape = [(rng.choice(world.words), place > 0 and rng.random() < 0.5) for place in range(depth)]
+    """Different expressions of one shape, with a word for each operation; () where too few words or expressions there are."""
+    if depth > len(world.words):
+        return ()
+    shape = [(word, place > 0 and rng.random() < 0.5) for place, word in enumerate(rng.sample(world.words, depth))]
     found: dict[str, Expression] = {}
     for _ in range(PATIENCE):
         steps = tuple(Step(word, rng.randint(1, largest), before) for word, before in shape)

@@ -139,6 +139,7 @@ def test_meanings_that_change_in_the_course_of_a_run(small):
         ({"world.operations": 1}, "task.world.operations is 1"),
         ({"world.depth": 4}, "task.world.depth is 4"),
         ({"world.min_depth": 3}, "task.world.min_depth is 3, more than task.world.depth=2"),
+        ({"world.depth": 3, "world.operations": 2}, "task.world.depth is 3, more than task.world.operations=2"),
         ({"world.drift": 0.5}, "set both"),
         ({"world.drift": 1.5, "world.drift_step": 2}, "0 to 1"),
         ({"num_train": 0}, "task.num_train is 0"),
