@@ -10,6 +10,7 @@ any moment leaves whole checkpoints and, at worst, a temporary folder that the n
 
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,9 +76,10 @@ class Checkpointer:
         self._saving: int | None = None
         self._scores: dict[int, float] = {}
         policy = KeepLastAndBest(records.keep_last, records.keep_best, self._scores)
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy)
         with self._clear_errors(f"the folder {self.folder} cannot be used"):
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._delete_unfinished()
             self._manager = ocp.CheckpointManager(self.folder, item_names=("policy", "host"), options=options)
         for host in filter(None, map(self._readable_host, self.steps())):
             self._note_score(host)
@@ -171,6 +173,12 @@ class Checkpointer:
             if kind is None:
                 raise
             logging.error("%s", error)  # the exception on its way out is the one to show
+
+    def _delete_unfinished(self) -> None:
+        # orbax's own clean-up is a thread that nobody can wait for: in a run that ends at once it dies with a traceback.
+        if jax.process_index() == 0:
+            for path in filter(ocp.utils.is_tmp_checkpoint, self.folder.iterdir()):
+                shutil.rmtree(path)
 
     def _readable_host(self, step: int) -> dict[str, Any] | None:
         try:

@@ -100,6 +100,16 @@ def test_every_bit_pattern_survives(tmp_path):
     assert_same_bits(restored, bits)
 
 
+def test_what_a_killed_save_left_is_gone_once_it_is_open(tmp_path):
+    leftover = tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp-12345" / "policy"
+    leftover.mkdir(parents=True)
+    (leftover / "array").write_bytes(b"half")
+    (tmp_path / "checkpoints" / "notes.txt").write_text("mine", encoding="utf-8")
+    with Checkpointer(tmp_path, records()) as checkpointer:
+        assert [path.name for path in checkpointer.folder.iterdir()] == ["notes.txt"]
+        assert checkpointer.steps() == []
+
+
 def test_nothing_saved_is_none(tmp_path):
     with Checkpointer(tmp_path, records()) as checkpointer:
         assert checkpointer.restore_latest({}) is None
