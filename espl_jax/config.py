@@ -27,6 +27,7 @@ from espl_jax.policy.lora import TARGETS
 from espl_jax.policy.loss import LOSSES
 from espl_jax.policy.model import REMAT
 from espl_jax.policy.state import ATTENTION, SCHEDULES
+from espl_jax.rollout import RULEBOOK
 from espl_jax.tasks import EXTRACTION, TASKS
 
 
@@ -238,8 +239,10 @@ def _check_prompts_half(config: ConfigDict) -> None:
         )
     _check_server(evolution)
     _check_grammar(evolution)
-    if evolution.root and not Path(evolution.root).is_file():
-        raise ConfigError(f"evolution.root is {evolution.root!r}, which is not a file; give the path of a text file or ''")
+    if evolution.root not in ("", RULEBOOK) and not Path(evolution.root).is_file():
+        raise ConfigError(
+            f"evolution.root is {evolution.root!r}, which is not a file; give the path of a text file, {RULEBOOK!r} or ''"
+        )
     if evaluation.prompt not in ("best", "newest", "none") and not evaluation.prompt.isdigit():
         raise ConfigError(f"evaluation.prompt is {evaluation.prompt!r}; use best, newest, none or the id of a prompt")
     for name in ("sampling", "evaluation", "evolution"):

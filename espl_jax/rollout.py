@@ -13,7 +13,7 @@ from absl import logging
 
 from espl_jax import conversations
 from espl_jax.conversations import Played
-from espl_jax.evolution.render import layout_messages, parse_genome
+from espl_jax.evolution.render import bulleted, layout_messages, parse_genome
 from espl_jax.hosts import members
 from espl_jax.policy.chat import Tokenizer
 from espl_jax.policy.constraints import matcher_maker
@@ -38,10 +38,19 @@ from espl_jax.tasks.grading import Once
 
 # The first counter word of every sample: streams of different purpose never share randomness.
 PURPOSES = {"rollout": 1, "validation": 2, "test": 3, "edit": 4, "acceptance": 5, "chat": 6, "attribution": 7}
+RULEBOOK = "rulebook"  # of evolution.root: the task's own
 
 
 def root_genome(evolution: Any, task: Task) -> Genome:
-    """What the population starts from: the file evolution.root names, else the task's own document, or no principles."""
+    """What the population starts from: the file evolution.root names, else the task's own document, or no principles.
+
+    evolution.root="rulebook" is all that the task itself could say. Raises ValueError for a task that has no rulebook.
+    """
+    if evolution.root == RULEBOOK:
+        if "validation" not in task.rulebooks:
+            raise ValueError(f"evolution.root is {RULEBOOK!r}, but the task {task.name} has none; give a text file or ''")
+        rulebook = task.rulebooks["validation"]
+        return rulebook if evolution.genome == "principles" else Genome("document", document=bulleted(rulebook))
     own = task.root if evolution.genome == "document" else ""
     text = Path(evolution.root).read_text(encoding="utf-8") if evolution.root else own
     return parse_genome(evolution.genome, text)

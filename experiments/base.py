@@ -152,7 +152,7 @@ def evolution() -> ConfigDict:
     evolution.max_age = 20  # steps after which a prompt's reward on a problem counts no more: the weights have moved on
     evolution.acceptance = "none"  # of children: none (all) | paired (not worse than the parent, same problems and randomness)
     evolution.genome = "principles"  # principles | document
-    evolution.root = ""  # path of a text file the root starts from; "": no principles, or the task's own document
+    evolution.root = ""  # path of a text file the root starts from; "rulebook": the task's; "": no principles, or its document
     evolution.layout = "system"  # system: principles in the system turn | user: after the problem, as the authors' code
     evolution.editor = "reference"  # who writes children: reference (frozen weights) | current (policy as trained) | server
     evolution.server_url = ""  # server: of the OpenAI-compatible interface, e.g. "http://localhost:8000/v1" (docs/editors.md)

@@ -50,6 +50,19 @@ def test_the_root_is_empty_or_what_its_file_says(tmp_path):
     assert rollout.root_genome(config, task).principles == ("Count on.", "Check twice.")
 
 
+@pytest.mark.parametrize("genome", ["principles", "document"])
+def test_a_root_may_be_all_that_the_task_could_say(genome):
+    config, task = base.get_config().evolution, toy.build(base.get_config().task, 0, base.tools())
+    with config.unlocked():
+        config.genome, config.root = genome, "rulebook"
+    with pytest.raises(ValueError, match="evolution.root is 'rulebook', but the task toy has none"):
+        rollout.root_genome(config, task)
+    task = replace(task, rulebooks={"validation": Genome("principles", ("kafux: add.", "bemoz: subtract."))})
+    wanted = {"principles": ["kafux: add.", "bemoz: subtract."], "document": ["- kafux: add.", "- bemoz: subtract."]}
+    found = rollout.root_genome(config, task)
+    assert (list(found.principles) or found.document.splitlines()) == wanted[genome]
+
+
 @pytest.mark.parametrize("layout", ["system", "user"])
 def test_principles_stand_where_the_layout_puts_them_and_stay_text(layout, tiny_qwen3):
     tokenizer = Tokenizer(tiny_qwen3, {})
