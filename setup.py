@@ -25,6 +25,7 @@ setup(
     package_data={
         "espl_jax.evolution": ["templates/*.md"], "espl_jax.dryrun": ["architectures/*/config.json"],
         "espl_jax.tasks.search": ["*.md", "*.tsv"], "espl_jax.report": ["assets/*"],
+        "espl_jax": ["adapters/*/*"],
     },
     install_requires=requirements(),
     extras_require={

@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config = base.get_config()
     config.num_steps = 60
 
-    config.model.adapter = "runs/smallworld_sft"
+    config.model.adapter = "smallworld"
     config.model.max_length = 2048
     config.model.dtype = "float32"
     config.model.weight_dtype = "float32"

@@ -1,0 +1,51 @@
+"""The adapter that comes with the project: small, whole, beside its licence, and able to reflect on the embedded model."""
+
+import re
+
+import pytest
+from setuptools import find_packages
+
+from benchmarks import reflection
+from espl_jax import config as configs
+from espl_jax.policy import adapter_files
+from espl_jax.policy.embedded import cache_dir
+from espl_jax.policy.lora import TARGETS
+from experiments import smallworld
+from tests.tiny_run import CACHE
+
+FOLDER = adapter_files.SHIPPED / "smallworld"
+
+
+def test_it_has_its_card_and_licence_and_at_most_12_mb():
+    assert "smallworld" in adapter_files.shipped() and smallworld.get_config().model.adapter == "smallworld"
+    assert (FOLDER / adapter_files.TENSORS).stat().st_size <= 12e6
+    card, licence = ((FOLDER / name).read_text(encoding="utf-8") for name in ("README.md", "LICENSE"))
+    assert card.startswith("---\nlicense: apache-2.0\n") and f"base_model: {adapter_files.EMBEDDED_NAME}\n" in card
+    assert re.search(r"Apache License\s+Version 2.0", licence)
+
+
+def test_it_belongs_to_the_embedded_model_and_changes_every_projection():
+    adapter = adapter_files.read(FOLDER)
+    assert adapter.base == adapter_files.EMBEDDED_NAME and len(adapter.factors) == 30 * len(adapter.targets)
+    assert len(adapter.targets) == len(TARGETS)
+
+
+def test_it_is_installed_with_the_package():
+    """package_data's pattern, in setup.py, reaches it; espl_jax/adapters is no package of its own."""
+    assert "espl_jax.adapters" not in find_packages(str(adapter_files.SHIPPED.parents[1]))
+    found = {path.name for path in adapter_files.SHIPPED.parent.glob("adapters/*/*")}
+    assert found == {adapter_files.TENSORS, adapter_files.CONFIG, "README.md", "LICENSE"}
+
+
+@pytest.mark.timeout(600)
+def test_taught_it_writes_edits_that_can_be_read_and_untaught_it_does_not(tmp_path):
+    """Three fresh worlds. The untaught model gives 2 readable replies in 24 (issue of the small world), never a meaning."""
+    config = smallworld.get_config()
+    config.records.compilation_cache = CACHE
+    config = configs.resolve(config)
+    found = reflection.cases(config, 3)[:6]
+    verdicts = [
+        reflection.judge(case, reply, config) for case, reply in zip(found, reflection.replies_of(config, found), strict=True)
+    ]
+    assert sum(verdict.readable for verdict in verdicts) >= 5
+    assert sum(verdict.survive for verdict in verdicts) >= 1
