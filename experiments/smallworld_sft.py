@@ -14,7 +14,7 @@ from experiments import smallworld
 
 def get_config() -> ConfigDict:
     config = smallworld.get_config().unlock()
-    config.num_steps = 360
+    config.num_steps = 660
     config.model.adapter = ""
 
     config.sft.data = "smallworld"

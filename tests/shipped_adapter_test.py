@@ -8,7 +8,6 @@ from setuptools import find_packages
 from benchmarks import reflection
 from espl_jax import config as configs
 from espl_jax.policy import adapter_files
-from espl_jax.policy.embedded import cache_dir
 from espl_jax.policy.lora import TARGETS
 from experiments import smallworld
 from tests.tiny_run import CACHE

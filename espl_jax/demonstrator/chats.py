@@ -1,6 +1,6 @@
 """Demonstrations without end: scene after scene, what a solver and an editor say there, as conversations to learn from.
 
-By tokens more than half are critiques, a fifth drills of their reasoning, an eighth answers, the rest other calls.
+By tokens half are critiques, a fifth drills of their reasoning, an eighth answers, the rest other calls.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from espl_jax.demonstrator.answers import guesses, worked_out
-from espl_jax.demonstrator.drills import drills
+from espl_jax.demonstrator.drills import drills, lookups
 from espl_jax.demonstrator.ideal import ideal_editor
 from espl_jax.demonstrator.scenes import Scene, make_scene
 from espl_jax.evolution.crossover import crossover
@@ -23,7 +23,7 @@ from espl_jax.structs import Call, Message, Reflection
 from espl_jax.tasks.smallworld.reading import told
 from espl_jax.tasks.smallworld.task import DESCRIBE
 
-ANSWERS, DRILLS = 4, 4  # of a scene
+ANSWERS, DRILLS, LOOKUPS = 2, 2, 2  # of a scene
 SUMMARISED = 12  # in one scene of so many all attempts are summarised, however short they are
 
 
@@ -34,6 +34,7 @@ def conversations(config: ConfigDict, seed: int) -> Iterator[tuple[Message, ...]
         yield from answers(scene, config, random.Random(f"demonstrator/answers/{seed}/{number}"))
         rng = random.Random(f"demonstrator/drills/{seed}/{number}")
         yield from drills(scene.world.words, config.task.world.largest, DRILLS, rng)
+        yield from lookups(LOOKUPS, rng)
         for call in calls(scene, config, number):
             yield (*call.chat.messages, Message("assistant", call.reply.text))
 

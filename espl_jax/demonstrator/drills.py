@@ -1,4 +1,4 @@
-"""Drills: the part of a critique that has to be practised, finding a meaning from examples, in a chat of its own.
+"""Drills: the parts of a critique that have to be practised, finding and looking up a meaning, in chats of their own.
 
 A critique is five times as long for the same reasoning, so most of the practice is here; what a drill is answered with is, to
 the letter, what a critique thinks.
@@ -9,14 +9,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from espl_jax.demonstrator.finding import Example, find
+from espl_jax.demonstrator.ideal import index, lines_about, opening
 from espl_jax.demonstrator.scenes import statement
-from espl_jax.structs import Message
-from espl_jax.tasks.smallworld.rules import RULES
+from espl_jax.structs import Genome, Message
+from espl_jax.tasks.smallworld.rules import RULES, STYLES
+from espl_jax.tasks.smallworld.words import words as invented
 
 MOST = 4  # examples
 TRIED = 3  # meanings that were tried in vain, at most
 NONE = 0.1  # share of drills that nothing fits: one result is another
 DEEP = 0.25  # share of drills with numbers as the inner results of a deeper expression have them
+LISTED = 4, 8  # words of a list to look them up in, at least and at most
+UNSAID = 0.25  # of them: share that the list leaves out
 
 
 def drills(words: Sequence[str], largest: int, count: int, rng: random.Random) -> Iterator[tuple[Message, ...]]:
@@ -44,3 +48,18 @@ def pairs(count: int, largest: int, top: int, rng: random.Random) -> list[tuple[
         pair = rng.randint(1, largest), rng.randint(1, top)
         found.setdefault(pair if rng.random() < 0.5 else pair[::-1])
     return list(found)
+
+
+def lookups(count: int, rng: random.Random) -> Iterator[tuple[Message, ...]]:
+    """So many lists of principles, to say what each means: the same words, read off the line that is about them."""
+    for _ in range(count):
+        stream = invented("demonstration", rng)
+        names = tuple(next(stream) for _ in range(rng.randint(*LISTED)))
+        told = [name for name in names if rng.random() >= UNSAID]
+        lines = [statement(name, rng.choice(RULES), rng.randint(1, MOST), rng.randrange(STYLES)) for name in told]
+        genome = Genome("principles", tuple(rng.sample(lines, len(lines))))
+        shown = "\n".join(f"[G{number}] {line}" for number, line in enumerate(genome.principles))
+        about = lines_about(genome, names)
+        found = [index(genome, about), *(opening(name, about.get(name, ())) for name in names)]
+        asked = f"The principles:\n{shown or '(none)'}\n\nWhat do they say about {', '.join(names)}?"
+        yield Message("user", asked), Message("assistant", "\n".join(found))

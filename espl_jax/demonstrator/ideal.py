@@ -18,6 +18,7 @@ from espl_jax.tasks.smallworld.rules import Rule
 from espl_jax.tasks.smallworld.world import Expression, Step
 
 _LINE = re.compile(r"^\[G(\d+)\] (\([^)]*\) )?(.*)$", re.MULTILINE)
+_ATTEMPT = re.compile(r"^Attempt (\d+) \((\w+)", re.MULTILINE)  # its number, and correct, wrong or score
 _SUPPORT = re.compile(r"\(fits (\d+)\)")
 Edit = dict[str, Any]
 
@@ -36,7 +37,7 @@ def ideal_editor(scene: Scene, tie_margin: float, max_edits: int) -> Callable[[S
         problem = problems[which.partition("/")[0]]
         if stage == "summary":
             return retold(scene, problem, int(which.partition("/")[2]))
-        return criticised(scene, problem, max_edits)
+        return criticised(scene, problem, max_edits, chat.messages[-1].content)
 
     return lambda chats: [Reply(chat.id, reply(chat), "stop", 0, 0) for chat in chats]
 
@@ -50,15 +51,18 @@ def answer(thought: str, edits: Sequence[Edit]) -> str:
 # -- mutation ------------------------------------------------------------------------------------------------------------
 
 
-def criticised(scene: Scene, problem: Problem, max_edits: int) -> str:
+def criticised(scene: Scene, problem: Problem, max_edits: int, text: str) -> str:
     """What the sheet shows about the principles: a meaning is missing, one is wrong, or all is well.
 
-    Always the same way: what is said of each word, the inner results, the outermost word's examples, a search that begins with
-    what is said or was guessed rightly, and a verdict. Nothing is claimed that has not been worked out before.
+    Always the same way: which line is about which word, what is said of each word of the sheet, how the attempts were graded,
+    the inner results, the outermost word's examples, a search that begins with what is said or was guessed rightly, and a
+    verdict. Nothing is claimed that has not been worked out before. text: of the chat.
     """
-    positions = lines_about(scene.population[best_prompt(scene.rollouts)].genome, scene.world.words)
+    genome = scene.population[best_prompt(scene.rollouts)].genome
+    positions = lines_about(genome, scene.world.words)
     said = {word: lines[-1][1] for word, lines in positions.items()}
-    lines = [opening(word, positions.get(word, ())) for word in words_of(problem)]
+    lines = [index(genome, positions), *(opening(word, positions.get(word, ())) for word in words_of(problem))]
+    lines.append(grades(text))
     lucky = guessed_right(scene, problem, said)
     if lucky:
         number, guesses = lucky
@@ -84,6 +88,18 @@ def criticised(scene: Scene, problem: Problem, max_edits: int) -> str:
 def words_of(problem: Problem) -> list[str]:
     """The words of a sheet, from the inside out."""
     return list(dict.fromkeys(step.word for step in problem.data["items"][0].steps))
+
+
+def index(genome: Genome, positions: dict[str, list[tuple[int, Rule]]]) -> str:
+    """Which line of the list is about which word, in its order: without it a small model takes one line for another."""
+    words = {number: word for word, about in positions.items() for number, _ in about}
+    found = [f"G{number} {words.get(number, 'other')}" for number in range(len(genome.principles))]
+    return f"List: {', '.join(found) or 'empty'}."
+
+
+def grades(text: str) -> str:
+    """The grades of the attempts that a chat shows: without them a small model finds a correct one where there is none."""
+    return f"Attempts: {', '.join(f'{number} {grade}' for number, grade in _ATTEMPT.findall(text))}."
 
 
 def opening(word: str, about: Sequence[tuple[int, Rule]]) -> str:

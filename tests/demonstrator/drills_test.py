@@ -3,10 +3,11 @@
 import random
 import re
 
-from espl_jax.demonstrator.drills import drills
+from espl_jax.demonstrator.drills import drills, lookups
 from espl_jax.demonstrator.finding import Example, find, fits
 from espl_jax.tasks.smallworld.reading import read_rule, statements
 from espl_jax.tasks.smallworld.rules import RULES
+from espl_jax.tasks.smallworld.words import owner
 
 WORDS = ("zipak", "tegej")
 SHOWN = re.compile(r"(\d+) (?:zipak|tegej) (\d+) is (\d+)")
@@ -42,3 +43,23 @@ def test_each_number_of_examples_and_every_base_are_practised():
 
 def test_drills_are_the_same_for_the_same_seed():
     assert drawn(2) == drawn(2) != drawn(3)
+
+
+def test_a_lookup_says_of_each_word_what_its_own_line_means_and_nothing_of_a_word_without_one():
+    unsaid = 0
+    for asked, reply in lookups(100, random.Random(0)):
+        lines = dict(re.findall(r"^\[(G\d+)\] (.*)$", asked.content, re.MULTILINE))
+        names = asked.content.rpartition("about ")[2].rstrip("?").split(", ")
+        listed, *said = reply.content.splitlines()
+        found = ", ".join(f"{place} {line.partition(':')[0]}" for place, line in lines.items())
+        assert listed == f"List: {found or 'empty'}."
+        assert [line.partition(":")[0] for line in said] == names and {owner(name) for name in names} == {"demonstration"}
+        for name, line in zip(names, said):
+            place = next((place for place, principle in lines.items() if principle.startswith(name)), None)
+            unsaid += place is None
+            if place is None:
+                assert line == f"{name}: not said."
+            else:
+                assert line.startswith(f"{name}: {place} says ")
+                assert read_rule(line.partition(" says ")[2]) == read_rule(lines[place].partition(":")[2])
+    assert unsaid > 50

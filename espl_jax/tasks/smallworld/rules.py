@@ -41,7 +41,7 @@ BASES: dict[str, Base] = {
             "take the smaller number away from the bigger",
         ),
         lambda a, b: abs(a - b),
-        lambda a, b: f"{max(a, b)}-{min(a, b)}={abs(a - b)}",
+        lambda a, b: f"the larger is {max(a, b)}, {max(a, b)}-{min(a, b)}={abs(a - b)}",
     ),
     "larger": Base(
         ("take the larger number", "the larger of the two numbers", "keep the bigger number"),

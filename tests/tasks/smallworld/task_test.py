@@ -26,7 +26,7 @@ def build(config, seed=0):
     "rule, a, b, result, work",
     [
         (Rule("sum", 3), 7, 4, 14, "7+4=11, 11+3=14"),
-        (Rule("difference", 1), 2, 9, 8, "9-2=7, 7+1=8"),
+        (Rule("difference", 1), 2, 9, 8, "the larger is 9, 9-2=7, 7+1=8"),
         (Rule("larger", 2), 5, 5, 7, "the larger is 5, 5+2=7"),
         (Rule("smaller"), 8, 3, 3, "the smaller is 3"),
         (Rule("double_first"), 7, 4, 18, "7+7=14, 14+4=18"),
