@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from espl_jax import acceptance, tasks
+from espl_jax import acceptance, ratings, tasks
 from espl_jax import config as configs
 from espl_jax.editors import EDITORS
 from espl_jax.evaluate import evaluate
@@ -143,7 +143,7 @@ def iterate(run: Run, state: RunState) -> Step:
     state = RunState(step, policy_state, population, summary.add_counts(state.counters, metrics))
     last = ledger.is_last(config, step, state.counters)
     if config.evaluation.every and (step % config.evaluation.every == 0 or last):
-        scores, transcripts = hold_out(run, state)
+        scores, transcripts = hold_out(run, state, last)
         metrics, files = metrics | scores, files | transcripts
         state = dataclasses.replace(state, counters=summary.add_counts(state.counters, scores))
     return Step(state, metrics, files)
@@ -184,19 +184,22 @@ def adopt(population: Population, reflection: Reflection, max_population: int) -
     return population, reflection.with_child_id(child.id)
 
 
-def hold_out(run: Run, state: RunState) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics and transcripts on the held-out sets."""
+def hold_out(run: Run, state: RunState, last: bool = False) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics and transcripts on the held-out sets; at the last step of the rated prompts too."""
     task = run.task.at(state.step)
+    asked = run.policy, run.policy.variables(state.policy.trainable), state.population, task, state.step, run.config
     with run.logbook.phase("evaluate"):
-        variables = run.policy.variables(state.policy.trainable)
-        scores, transcripts = evaluate(run.policy, variables, state.population, task, state.step, run.config)
+        scores, transcripts = evaluate(*asked)
+        rated = ratings.hold_out(*asked) if last else []
     for name, rollouts in transcripts.items():
         scores |= summary.token_counts(rollouts, name) | summary.conversation_metrics(rollouts, task.environment, name)
-    scores |= costs.of_rollouts(ledger.FREE, run.policy.spec, list(transcripts.values()))
-    return scores, summary.evaluation_files(transcripts)
+    scores |= costs.of_rollouts(ledger.FREE, run.policy.spec, [*transcripts.values(), *rated])
+    compared, files = ratings.files(state.population, rated)
+    return scores | compared, summary.evaluation_files(transcripts) | files
 
 
 def before_training(run: Run, state: RunState) -> Step:
-    """Step 0: nothing but the first evaluation."""
+    """Step 0: the first evaluation, and what the task itself could say."""
     scores, files = hold_out(run, state) if run.config.evaluation.every else ({}, {})
-    return Step(dataclasses.replace(state, counters=summary.add_counts(state.counters, scores)), scores, files)
+    state = dataclasses.replace(state, counters=summary.add_counts(state.counters, scores))
+    return Step(state, scores, files | summary.rulebook_files(run.task))

@@ -272,6 +272,7 @@ def evaluation() -> ConfigDict:
     evaluation.num_samples = 10
     evaluation.test = True  # also evaluate test (nothing is ever chosen by it)
     evaluation.prompt = "best"  # best (highest mu) | newest | the id of a prompt | none
+    evaluation.rated = 0  # at the end, so many of the prompts that competed most are measured on test: ratings.jsonl
     evaluation.without_prompt = True  # also evaluate with no prompt at all: what has moved into the weights
     evaluation.temperature = 0.6
     evaluation.top_p = 0.95

@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
     config.evolution.summarize_above = 120
 
     config.evaluation.every = 10
+    config.evaluation.rated = 8
     config.evaluation.num_samples = 2
     config.evaluation.temperature = 1.0
     config.evaluation.top_p = 1.0

@@ -79,6 +79,15 @@ def test_what_prompts_know_is_a_curve_of_its_own(found, compared):
     assert 'id="chart-curve-rules-known"' in (compared / "report.html").read_text(encoding="utf-8")
 
 
+def test_prompts_stand_beside_the_truth_and_ratings_beside_accuracy(compared):
+    """Ranks 1, 3, 2 of three against 1, 2, 3: rho = 1 - 6 * 2 / (3 * 8) = 0.5."""
+    page, table = ((compared / name).read_text(encoding="utf-8") for name in ("report.html", "table.md"))
+    assert "| espl, seed 1 | best of espl | - one \\| two<br>- three |" in table
+    assert "| espl, seed 0 | 3 | +0.50 | 0.500 | 0.500 | 0.750 |" in table and "| rl, seed 0 | 3 |" not in table
+    assert '<section id="prompts">' in page and "- one | two<br>- three" in page
+    assert '<section id="ratings">' in page and 'id="chart-ratings"' in page
+
+
 def test_the_second_part_began_with_the_prompt_of_the_first(compared):
     assert (compared / "evolution+rl" / "seed0" / "prompt.txt").read_text(encoding="utf-8") == "best of evolution\n"
 
@@ -98,10 +107,11 @@ def test_in_a_browser_the_curves_are_drawn_and_fit_a_phone(compared):
     with Browser(390, 844, dark=True, phone=True) as browser:
         browser.open(compared / "report.html")
         names = browser.value("Object.keys(payload.charts)")
-        assert len(names) == 5
+        assert len(names) == 6
         for name in names:
+            traces = 2 if name == "ratings" else 6  # two seeds; lines and bands
             browser.value(f"document.getElementById('chart-{name}').scrollIntoView({{behavior: 'instant'}})")
-            browser.wait_for(f"document.querySelectorAll('#chart-{name} .scatterlayer .trace').length === 6")  # lines and bands
+            browser.wait_for(f"document.querySelectorAll('#chart-{name} .scatterlayer .trace').length === {traces}")
         assert browser.value("document.documentElement.scrollWidth") == 390
         assert browser.errors == []
 

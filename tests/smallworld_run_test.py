@@ -56,6 +56,12 @@ def test_every_set_is_measured_under_no_prompt_the_prompt_and_the_rulebook(workd
         assert sets == {f"{name}{under}" for name in names for under in ("", "_no_prompt", "_rulebook")}
 
 
+def test_the_records_have_the_truth(workdir):
+    rulebooks = json.loads((workdir / "run" / "steps" / "000000" / "rulebooks.json").read_text(encoding="utf-8"))
+    assert set(rulebooks) == {"validation", "test", "transfer", "swap"}
+    assert (workdir / "root.txt").read_text(encoding="utf-8").splitlines()[0] in rulebooks["validation"]
+
+
 def test_what_the_prompt_knows_changes_when_the_world_does(workdir):
     """The root prompt states two of four meanings, one of them rightly."""
     known = [(row["evolution/rules_known"], row["evolution/rules_wrong"]) for row in rows(workdir / "run" / "metrics.jsonl")]

@@ -97,6 +97,24 @@ def test_extending_a_run_gives_the_longer_run(finished, tiny_qwen3, tmp_path):
     assert fingerprint(tmp_path / "run") == fingerprint(finished[0])
 
 
+def test_rated_prompts_are_measured_at_the_end_and_change_nothing(finished, tiny_qwen3, tmp_path):
+    workdir = tmp_path / "run"
+    state = tiny_run.run(tiny_qwen3, workdir, num_steps=6, **{"evaluation.rated": 2})
+    assert state.population == finished[1].population
+    [path] = workdir.glob("steps/*/ratings.jsonl")
+    rated = read_jsonl(path)
+    assert path.parent.name == "000006" and len(rated) == 2 and rated[0]["matches"] >= rated[1]["matches"] > 0
+    samples = read_jsonl(path.with_name("rated.jsonl"))
+    assert len(samples) == 2 * 4 * 2 and {row["prompt"] for row in samples} == {row["prompt"] for row in rated}
+    for row in rated:
+        rewards = [sample["reward"] for sample in samples if sample["prompt"] == row["prompt"]]
+        assert row["reward"] == pytest.approx(sum(rewards) / len(rewards))
+        assert row["mu"] == state.population[row["prompt"]].rating.mu
+    before, now = (read_jsonl(folder / "metrics.jsonl")[-1] for folder in (finished[0], workdir))
+    name = "ledger/evaluation/trajectories"
+    assert now[name] == before[name] + len(samples) and now["ratings/prompts"] == 2
+
+
 def test_reflection_is_asked_before_anyone_waits_for_the_update(tiny_qwen3, tmp_path, monkeypatch):
     events, make, mutate = [], train.make_updater, train.mutate
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from espl_jax.comparison import statistics
+from espl_jax.comparison import learned, statistics
 from espl_jax.comparison.statistics import Band
 from espl_jax.comparison.summary import AXES, STEP, Method, Pair, Summary, without_prompt
 from espl_jax.records import json_files, ledger
@@ -167,6 +167,10 @@ def markdown(summary: Summary, title: str) -> str:
         parts += ["## Held-out sets", _markdown_table(*other_table(summary))]
     if summary.methods:
         parts += ["## What each method spent", _markdown_table(*spent_table(summary)), HOW_SPENT]
+    if rows := learned.prompt_rows(summary.runs):
+        parts += ["## What the prompts learned", _markdown_table(learned.PROMPT_HEADER, rows), learned.HOW_LEARNED]
+    if rows := learned.rating_rows(summary.runs):
+        parts += ["## Ratings against accuracy", _markdown_table(learned.RATING_HEADER, rows), learned.HOW_RATED]
     parts += ["## Runs", _markdown_table(*run_table(summary))]
     parts += [f"{name} failed:\n\n```\n{error}\n```" for name, error in summary.failed.items()]
     return "\n\n".join(parts) + "\n"
@@ -174,7 +178,7 @@ def markdown(summary: Summary, title: str) -> str:
 
 def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
 
     return "\n".join([line(header), line(["---"] * len(header)), *map(line, rows)])
 
@@ -182,6 +186,8 @@ def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str
 def html(summary: Summary, title: str, workdir: Path) -> str:
     """report.html."""
     sections = [_results(summary), _curves(summary)] if summary.methods else []
+    colours = _colours(summary)
+    sections += [*learned.prompts_section(summary.runs), *learned.ratings_section(summary.runs, colours)]
     sections += [_spent(summary)] if summary.methods else []
     sections.append(_runs(summary, workdir))
     return page.page(title, sections, _header(summary))
@@ -209,8 +215,12 @@ def _results(summary: Summary) -> Section:
     return Section("results", "Results at equal budget", body, nav="Results")
 
 
+def _colours(summary: Summary) -> dict[str, str]:
+    return {method.name: charts.COLOURS[i % len(charts.COLOURS)] for i, method in enumerate(summary.methods)}
+
+
 def _curves(summary: Summary) -> Section:
-    colours = {method.name: charts.COLOURS[i % len(charts.COLOURS)] for i, method in enumerate(summary.methods)}
+    colours = _colours(summary)
     shown_charts = [_chart(summary, axis, colours) for axis in AXES]
     shown_charts += [_known_chart(name, bands, colours) for name, bands in summary.known.items()]
     return Section("curves", "Learning curves", page.figures(shown_charts) + page.paragraph(HOW_SURE), tuple(shown_charts))

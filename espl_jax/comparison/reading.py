@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from espl_jax import ratings
 from espl_jax.comparison import plan as plans
 from espl_jax.comparison.plan import Job, Plan
 from espl_jax.records import artifacts, ledger
@@ -28,7 +29,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Run:
-    """A job as far as it has come. totals: of its ledger, by purpose. children: prompts born."""
+    """A job as far as it has come. totals: of its ledger, by purpose. children: prompts born. prompt, rulebook: texts of the
+    best prompt and of what the task itself could say, "" without a rulebook. rated: rows of ratings.jsonl (ratings.py)."""
 
     job: Job
     done: bool
@@ -39,6 +41,8 @@ class Run:
     seconds: float
     children: int
     prompt: str
+    rulebook: str = ""
+    rated: tuple[dict[str, Any], ...] = ()
 
 
 def read(plan: Plan) -> list[Run]:
@@ -69,6 +73,8 @@ def read_job(plan: Plan, job: Job) -> Run | None:
         seconds=_sum(rows, "time/step"),
         children=int(_sum(rows, "evolution/children")),
         prompt=_best_prompt(job),
+        rulebook=_rulebook(job),
+        rated=_rated(job),
     )
 
 
@@ -108,6 +114,18 @@ def _best_prompt(job: Job) -> str:
     """The text of the best prompt at the end."""
     path = [workdir for workdir in job.workdirs if (workdir / "population.json").exists()][-1:]
     return plans.best_text(path[0]) if path else ""
+
+
+def _rulebook(job: Job) -> str:
+    """What the task itself could have said; "" where it says nothing."""
+    path = artifacts.step_folder(job.workdirs[0], 0) / artifacts.RULEBOOKS
+    return json.loads(path.read_bytes())["validation"] if path.exists() else ""
+
+
+def _rated(job: Job) -> tuple[dict[str, Any], ...]:
+    """The newest measurement of rated prompts."""
+    paths = sorted((job.workdirs[-1] / "steps").glob(f"*/{ratings.FILE}"))
+    return tuple(artifacts.read_rows(paths[-1])) if paths else ()
 
 
 def failures(path: Path) -> dict[str, str]:

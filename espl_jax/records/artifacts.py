@@ -21,6 +21,7 @@ from espl_jax.records import json_files
 from espl_jax.structs import Rollouts
 
 Rows = Sequence[dict[str, Any]]
+RULEBOOKS = "rulebooks.json"  # in step 0: held-out set -> what the task itself could say, where it has that
 
 
 def config_json(config: ConfigDict) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from espl_jax.evolution import population as populations
 from espl_jax.evolution.distance import diversity_metrics
 from espl_jax.evolution.reflection import reflection_metrics, reflection_to_json
 from espl_jax.evolution.render import render_genome
-from espl_jax.records.artifacts import rollout_rows
-from espl_jax.structs import Environment, Population, Prompt, Reflection, Rollouts
+from espl_jax.records.artifacts import RULEBOOKS, rollout_rows
+from espl_jax.structs import Environment, Population, Prompt, Reflection, Rollouts, Task
 
 
 def rollout_metrics(rollouts: Rollouts, keep_PQ: np.ndarray) -> dict[str, float]:
@@ -99,6 +99,12 @@ def step_files(
         "rollouts.jsonl": rollout_rows(rollouts, advantages_PQG),
         "reflections.jsonl": [reflection_to_json(reflection) for reflection in reflections],
     }
+
+
+def rulebook_files(task: Task) -> dict[str, Any]:
+    """What the task itself could say, by held-out set, as the model would read it; nothing of a task without rulebooks."""
+    rulebooks = {name: render_genome(genome) for name, genome in task.rulebooks.items()}
+    return {RULEBOOKS: rulebooks} if rulebooks else {}
 
 
 def evaluation_files(transcripts: Mapping[str, Rollouts]) -> dict[str, Any]:

@@ -121,6 +121,23 @@ def _band(x: list, low: list, high: list, colour: str, line: Mapping[str, Any]) 
     }  # fmt: skip
 
 
+def points(
+    name: str, title: str, groups: Sequence[Line], x_title: str, y_title: str, caption: str = "", height: int = 340
+) -> Chart:
+    """Points that belong to no order. groups: their names, x, y and texts (extra); the rest of a Line does not count."""
+    data = [
+        {
+            "type": "scatter", "mode": "markers", "name": plain(group.name), "x": [rounded(x) for x in group.x],
+            "y": [rounded(y) for y in group.y], "marker": {"size": 8, "color": group.colour or COLOURS[index % len(COLOURS)]},
+            "customdata": [plain(text) for text in group.extra or [""] * len(group.x)],
+            "hovertemplate": "%{customdata}<br>%{x:.4~g}, %{y:.4~g}<extra></extra>",
+        }
+        for index, group in enumerate(groups)
+    ]  # fmt: skip
+    layout = _layout(x_title, y_title, "", False, len(groups) > 1) | {"hovermode": "closest"}
+    return Chart(name, title, {"data": data, "layout": layout}, caption, height)
+
+
 def stacked(name: str, title: str, parts: Mapping[str, Numbers], x: Sequence[int], y_title: str, caption: str = "") -> Chart:
     """Bars of which each is a sum, by step."""
     data = [

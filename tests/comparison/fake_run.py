@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 COST = {"rl": 100, "evolution": 250, "espl": 300}
+RATED = (0, 20.0, 0.25), (1, 30.0, 0.5), (2, 25.0, 0.75)
 RISE = {"rl": 0.05, "evolution": 0.02, "espl": 0.2}
 
 
@@ -35,6 +36,15 @@ def main(flags: dict[str, str]) -> None:
             row["evolution/rules_known"] = RISE[method] * step
             evaluate(workdir, step, seed, 0.1 + RISE[method] * step)
             rows.write(json.dumps(row) + "\n")
+    if method == "espl":
+        learn(workdir, step)
+
+
+def learn(workdir: Path, step: int) -> None:
+    """What the task could have said, and three prompts, the best rated of which is second on test."""
+    (workdir / "steps" / "000000" / "rulebooks.json").write_text(json.dumps({"validation": "- one | two\n- three"}))
+    rated = [{"prompt": i, "mu": mu, "sigma": 1.0, "matches": 4, "reward": reward} for i, mu, reward in RATED]
+    (workdir / "steps" / f"{step:06d}" / "ratings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rated))
 
 
 def evaluate(workdir: Path, step: int, seed: int, reward: float) -> None:
