@@ -3,6 +3,7 @@
   python -m espl_jax.prompts list   --workdir=DIR
   python -m espl_jax.prompts show   ID --workdir=DIR           what prompt ID says, where it comes from, how it fared
   python -m espl_jax.prompts diff   ID [OTHER] --workdir=DIR   what it changed against its parent, or against OTHER
+  python -m espl_jax.prompts origins ID --workdir=DIR          which reflection wrote each of its lines
   python -m espl_jax.prompts add    --workdir=DIR [--parent=ID] [--file=TEXT]   a child with this text (or standard input)
   python -m espl_jax.prompts edit   ID --workdir=DIR           a child with the text that $EDITOR leaves
   python -m espl_jax.prompts retire ID --workdir=DIR           the prompt competes no more; it stays in the lineage
@@ -34,7 +35,7 @@ from espl_jax.evolution import exchange, human
 from espl_jax.evolution import population as populations
 from espl_jax.evolution.human import Edit
 from espl_jax.evolution.render import bulleted, parse_genome
-from espl_jax.records import inbox, json_files
+from espl_jax.records import inbox, json_files, origins
 from espl_jax.structs import Genome, Population, Prompt
 
 _BEGINNING = 60  # characters of a prompt that a listing shows
@@ -211,6 +212,12 @@ def _diff(workdir: str, arguments: list[str]) -> str:
     return difference(find(population, arguments[1]) if len(arguments) == 2 else population[new.parents[0]], new)
 
 
+def _origins(workdir: str, arguments: list[str]) -> str:
+    population = load(workdir)
+    found = origins.origins(workdir, population, find(population, *arguments))
+    return "\n".join(f"{one.line}\n    {one}" for one in found) or "the prompt is empty"
+
+
 def _add(workdir: str, arguments: list[str]) -> str:
     del arguments
     path = flags.FLAGS.file
@@ -251,6 +258,7 @@ COMMANDS = {
     "list": (lambda workdir, arguments: listing(workdir), (0,)),
     "show": (_show, (1,)),
     "diff": (_diff, (1, 2)),
+    "origins": (_origins, (1,)),
     "add": (_add, (0,)),
     "edit": (_edit, (1,)),
     "retire": (_marking("retire"), (1,)),
