@@ -25,6 +25,7 @@ Array = jax.Array
 # (q [B, L, H, E], k and v [B, L, K, E] after rope, the layer's cache) -> (attended [B, L, H, E], the layer's new cache)
 # Its kinds are in attention.py; each is a pytree.
 Attend = Callable[[Array, Array, Array, Any], tuple[Array, Any]]
+FEW_ROWS = 64  # of a product with a kernel that lies [out, in]: see product
 Pin = Callable[[Array, str], Array]  # a value laid out as this field of sharding.Flow says
 
 
@@ -80,21 +81,21 @@ def rope_frequencies(spec: ModelSpec) -> Array:
     return (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
 
 
-Rope = tuple[Array, Array]  # cosines and sines, float32 [B, L, 1, E / 2]
+Rope = tuple[Array, Array]  # cosines, and sines with those of the first half negated, float32 [B, L, 1, E]
 
 
 def rope_table(positions_BL: Array, spec: ModelSpec) -> Rope:
     """The angles of every position, once for all layers: left to itself, XLA on CPU computes them again in each."""
     angles = positions_BL[..., None, None].astype(jnp.float32) * rope_frequencies(spec)
-    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    return jax.lax.optimization_barrier((jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)))
 
 
 def apply_rope(x_BLHE: Array, rope: Rope) -> Array:
     """Rotates each pair (i, i + E/2) of a head's dimensions by position (Hugging Face's pairing)."""
     cos, sin = rope
-    first, second = jnp.split(x_BLHE.astype(jnp.float32), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x_BLHE.dtype)
+    x = x_BLHE.astype(jnp.float32)
+    return (x * cos + jnp.roll(x, x.shape[-1] // 2, axis=-1) * sin).astype(x_BLHE.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -185,9 +186,17 @@ def together(module: nn.Module, linears: dict[str, Linear], x: Array) -> list[Ar
 
 
 def product(x: Array, kernel_OI: Array) -> Array:
-    """x [..., in] times a kernel that lies [out, in]."""
-    y = x.reshape(-1, x.shape[-1]) @ kernel_OI.astype(x.dtype).T
-    return y.reshape(*x.shape[:-1], y.shape[-1])
+    """x [..., in] times a kernel that lies [out, in].
+
+    XLA on CPU copies the right side of a product before it multiplies. Few rows are therefore multiplied from the left, so that
+    it is them that are copied and not the kernel; the barriers keep XLA from turning the product around again.
+    """
+    x_NI, kernel_OI = x.reshape(-1, x.shape[-1]), kernel_OI.astype(x.dtype)
+    if len(x_NI) <= FEW_ROWS:
+        y_NO = jax.lax.optimization_barrier(kernel_OI @ jax.lax.optimization_barrier(x_NI.T)).T
+    else:
+        y_NO = x_NI @ kernel_OI.T
+    return y_NO.reshape(*x.shape[:-1], y_NO.shape[-1])
 
 
 class MLP(nn.Module):
@@ -316,9 +325,10 @@ class Decoder(nn.Module):
         """float32 logits [B, ..., V] of hidden states [B, ..., D]; V has the padding of vocab_rows, which nobody draws."""
         weight_VD, flow = self.embedding if self.spec.tied_head else self.head, self.flow
         hidden = self.constrain(hidden, (*flow.hidden[: hidden.ndim - 1], flow.hidden[-1]))
-        logits = jnp.einsum(
-            "...D,VD->...V", hidden, weight_VD.astype(self.dtype), preferred_element_type=jnp.float32
-        )
+        if "fused" in self.variables:  # float32, to be decoded with (merged.py)
+            logits = product(hidden, weight_VD)
+        else:
+            logits = jnp.einsum("...D,VD->...V", hidden, weight_VD.astype(self.dtype), preferred_element_type=jnp.float32)
         return self.constrain(unlikely(logits, self.spec.vocab_size), (*flow.heads[: hidden.ndim - 1], "vocab"))
 
 

@@ -9,12 +9,14 @@ import pytest
 
 from espl_jax.policy import lora, sharding
 from espl_jax.policy.model import (
+    FEW_ROWS,
     REMAT,
     Decoder,
     Llama3Rope,
     ModelSpec,
     abstract_params,
     apply_rope,
+    product,
     rope_frequencies,
     rope_table,
 )
@@ -38,6 +40,12 @@ def forward(model, params, tokens_BL):
 
 
 run = jax.jit(forward, static_argnums=0)
+
+
+@pytest.mark.parametrize("rows", [1, FEW_ROWS, FEW_ROWS + 1])
+def test_a_product_is_the_same_from_either_side(rows):
+    x, kernel_OI = RNG.normal(size=(rows, 1, 7)).astype(np.float32), RNG.normal(size=(5, 7)).astype(np.float32)
+    np.testing.assert_allclose(jax.jit(product)(x, kernel_OI), x @ kernel_OI.T, rtol=1e-5, atol=1e-5)
 
 
 def test_llama3_rope_keeps_short_waves_slows_long_ones_and_blends_between():
