@@ -119,7 +119,9 @@ def sampling_study(config, spec, where, mesh, lengths, given, drawn) -> tuple[La
     resident = residents(policy, state) | {"keys and values": cache}
     context = int(np.searchsorted(np.cumsum(blocks), lengths.context))
     running = {
-        "prefill": Running(branch=lambda count: context if count == len(blocks) else None),
+        "prefill": Running(
+            loop=lambda depth: policy.sampler.prefill_parts, branch=lambda count: context if count == len(blocks) else None
+        ),
         "decode": Running(loop=lambda depth: NUCLEUS_PASSES if depth else 1.0),
     }
     moved = {"prefill": weights + cache * sum(blocks[: context + 1]) / sum(blocks), "decode": weights + cache * share}

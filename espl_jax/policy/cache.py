@@ -37,13 +37,14 @@ CACHE_NAMES["own"] = CACHE_NAMES["tails"]
 class Layout:
     """The shapes of a call, all that its programs depend on.
 
-    slots: sequences that decode together. length: positions of a slot's own row; shared_length: of a shared one. chunk: tokens
-    of a prefill chunk. heads, tails: shared rows; head_members, tail_members: slots that can share one of them.
+    slots: sequences that decode together. length, head_length, tail_length: positions of a slot's own row and of shared ones.
+    chunk: tokens of a prefill chunk. heads, tails: shared rows; head_members, tail_members: slots that can share one of them.
     """
 
     slots: int
     length: int
-    shared_length: int
+    head_length: int
+    tail_length: int
     chunk: int
     heads: int
     head_members: int
@@ -53,7 +54,7 @@ class Layout:
     def blocks(self, level: str) -> tuple[int, ...]:
         """Positions of each buffer: 128, 128, 256, 512, ... (more if a chunk is longer), from 512 on a quarter of a slot's
         length at the most, so that few buffers make up any length and little of what is read lies beyond the longest row."""
-        length = self.length if level == "own" else self.shared_length
+        length = {"heads": self.head_length, "tails": self.tail_length, "own": self.length}[level]
         sizes = [min(max(SHORTEST_BLOCK, self.chunk), length)]
         while sum(sizes) < length:
             sizes.append(min(sum(sizes), max(512, self.chunk, self.length // 4)))
@@ -278,6 +279,10 @@ class PrefillAttend:
     head_length: Array
     tail: Array
     tail_length: Array
+
+    def rows(self) -> dict[str, Array]:
+        """What is said of each chunk."""
+        return {name: getattr(self, name) for name in ("row", "start", "head", "head_length", "tail", "tail_length")}
 
     def __call__(self, q_RCHE: Array, k: Array, v: Array, cache: dict) -> tuple[Array, dict]:
         R, C, H, E = q_RCHE.shape

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from espl_jax.policy import drawing, sharding
-from espl_jax.policy.cache import NOBODY, DecodeAttend, Layout, Members, PrefillAttend, empty_cache
+from espl_jax.policy.cache import NOBODY, SHORTEST_BLOCK, DecodeAttend, Layout, Members, PrefillAttend, empty_cache
 from espl_jax.policy.constraints import Guide, draw_allowed
 from espl_jax.policy.merged import merge_weights
 from espl_jax.policy.model import Decoder
@@ -31,8 +31,11 @@ Array = jax.Array
 DECODE_STEPS = 32  # tokens between two looks of the host, at the most
 ASKED_STEPS = 4  # the same while somebody may have enough
 SHORTEST = 256  # positions of a row
+LONG = 1024  # positions of a row from which on idle slots are dearer than another program
+PREFILL_PARTS = 2  # of a prefill call, so that one that is not full costs less
 HEAD_ROWS = 4  # shared heads at one time, at the least
-SPARE = 1.75  # places in shared rows for every slot: stragglers keep a row that others have left
+HEAD_PLACES = 1.5  # in shared heads for every slot; a head that more slots share takes another row
+TAIL_PLACES = 1.25, 3.0  # in shared tails, where all requests sit at once and where stragglers keep rows that others have left
 
 
 @flax.struct.dataclass
@@ -107,6 +110,7 @@ class Sampler:
         self.model = model.clone(flow=sharding.SAMPLING[decoding.weights_layout])
         self.mesh, self.max_length, self.decoding = mesh, max_length, decoding
         self.stop_ids = tuple(sorted(stop_ids))
+        self.prefill_parts = PREFILL_PARTS if mesh.size == 1 else 1
         self.seed = self.put(np.uint32(seed))
         self._prefill = jax.jit(self.prefill, donate_argnums=1)
         self._decode = jax.jit(self.decode, donate_argnums=1, out_shardings=(None, sharding.replicated(mesh)))
@@ -180,26 +184,28 @@ class Sampler:
         """The shapes of a call, from its requests alone (so that a resumed run has the same), in few sizes.
 
         Slots: see slots_for. Lengths: 256, 512, 1024, ..., beginning at four times that with a quarter of the slots, and as
-        long as a sequence may be at the most. Shared tails: as many samples as the largest group, up to 16.
+        long as a sequence may be at the most. Shared tails: of as many samples as the largest group has, up to 16.
         """
         chunk, filled = self.decoding.prefill_chunk, functools.partial(sharding.rounded, name="slots", mesh=self.mesh)
-        slots = filled(slots_for(len(requests), self.decoding.batch_size))
         longest = max(min(len(r.tokens) + limit + r.later, self.max_length) for r, limit in zip(requests, limits))
+        slots = filled(slots_for(len(requests), self.decoding.batch_size, finely=longest > LONG))
         begin = min(SHORTEST * max(1, self.decoding.batch_size // slots), doubled(self.max_length, SHORTEST))
         length = doubled(longest, max(begin, chunk))
-        shared = max(max(len(piece.head_tokens), len(piece.tail_tokens)) for piece in pieces)
+        head, tail = (max(len(getattr(piece, name)) for piece in pieces) for name in ("head_tokens", "tail_tokens"))
         heads = doubled(len({piece.head for piece in pieces} - {-1}) or 1, HEAD_ROWS)
         groups = np.bincount([piece.tail for piece in pieces if piece.tail >= 0] or [0])
-        samples = min(doubled(int(groups.max()), 4), 16, slots)
+        samples = min(int(groups.max()), 16, slots)
         share, grouped = self.decoding.share_prefixes, groups.max() > 1
+        places = TAIL_PLACES[len(requests) > slots]
         return Layout(
             slots=slots,
             length=length,
-            shared_length=min(length, doubled(max(1, shared), max(SHORTEST, chunk))),
+            head_length=min(length, doubled(max(1, head), max(SHORTEST, chunk))),
+            tail_length=min(length, doubled(max(1, tail), max(SHORTEST_BLOCK, chunk))),
             chunk=chunk,
             heads=heads if share else 0,
-            head_members=min(slots, filled(max(16, math.ceil(SPARE * slots / heads)))) if share else 0,
-            tails=filled(math.ceil(SPARE * slots / samples)) if grouped else 0,
+            head_members=min(slots, filled(max(16, math.ceil(HEAD_PLACES * slots / heads)))) if share else 0,
+            tails=filled(math.ceil(places * slots / samples)) if grouped else 0,
             tail_members=samples if grouped else 0,
         )
 
@@ -323,8 +329,24 @@ class Sampler:
         return Slots(cache, tokens=zeros, positions=zeros, drawn=zeros, limit=zeros, keys=keys, temperature=ones, top_p=ones)
 
     def prefill(self, weights: Any, slots: Slots, tokens_RC: Array, positions_RC: Array, attend: PrefillAttend) -> Slots:
-        """The slots with the keys and values of some chunks in their cache."""
-        return slots.replace(cache=self.model.apply(weights, tokens_RC, positions_RC, attend, slots.cache)[1])
+        """The slots with the keys and values of some chunks in their cache; on one device a few rows at a time, as far as there
+        are any: a call is seldom full when slots become free one by one."""
+        R, parts = len(tokens_RC), self.prefill_parts
+        count = -(-R // parts)
+        tokens_RC, positions_RC, rows = jax.tree.map(
+            lambda x: jnp.pad(x, [(0, -R % count)] + [(0, 0)] * (x.ndim - 1), constant_values=NOBODY),
+            (tokens_RC, positions_RC, attend.rows()),
+        )
+
+        def prefill(n, cache):
+            part = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=n * count, slice_size=count)
+            tokens, positions, some = jax.tree.map(part, (tokens_RC, positions_RC, rows))
+            return self.model.apply(weights, tokens, positions, attend.replace(**some), cache)[1]
+
+        if parts == 1:
+            return slots.replace(cache=prefill(0, slots.cache))
+        used = jnp.sum(attend.row < NOBODY)
+        return slots.replace(cache=jax.lax.fori_loop(0, -(-used // count), prefill, slots.cache))
 
     def decode(
         self, weights: Any, slots: Slots, table: Table, stretch: tuple[Array, Array], seed: Array,

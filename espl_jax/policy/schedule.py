@@ -7,6 +7,7 @@ ever waits for a row.
 """
 
 import collections
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from espl_jax.policy.cache import Layout
 from espl_jax.structs import Request
 
 HEADS, TAILS, OWN = range(3)
+LOOK_AHEAD = 16  # requests of the queue that are looked at, one less each time that its first is overtaken
 FIELDS = ("tokens", "behavior", "tempered", "untempered")  # what is kept of each token that is drawn
 
 
@@ -126,13 +128,14 @@ def continued(pieces: Pieces, tokens: np.ndarray) -> Pieces:
     return replace(pieces, own_tokens=tokens[shared:-1])
 
 
-def slots_for(requests: int, most: int) -> int:
+def slots_for(requests: int, most: int, finely: bool = False) -> int:
     """Slots for so many requests, in few sizes, so that few are idle at the end.
 
     When all requests fit: `most`, or a quarter of it, or a quarter of that, but 4 or more. Else as few eighths of `most` as do
-    not need another turn: 40 requests take two turns of 32 slots, but also of 20, whose steps are cheaper.
+    not need another turn: 40 requests take two turns of 32 slots, but also of 20, whose steps are cheaper. finely: eighths also
+    where more than a quarter of `most` is needed, since an idle slot is dear.
     """
-    if requests > most:
+    if requests > most or (finely and requests > most // 4):
         eighth, turns = max(1, most // 8), math.ceil(requests / most)
         return min(most, math.ceil(requests / turns / eighth) * eighth)
     while most // 4 >= max(4, requests):
@@ -154,6 +157,7 @@ class Schedule:
         self._free_rows = {HEADS: list(range(layout.heads))[::-1], TAILS: list(range(layout.tails))[::-1]}
         self._room = {HEADS: layout.head_members, TAILS: layout.tail_members}
         self._rows: dict[int, list[Row]] = {HEADS: [], TAILS: []}
+        self._overtaken = 0  # times that the first of the queue was
         self._chunks: dict[int, collections.deque[Chunk]] = {level: collections.deque() for level in range(3)}
 
     def add(self, pieces: Pieces) -> None:
@@ -162,10 +166,18 @@ class Schedule:
         self.queue.appendleft(len(self.pieces) - 1)
 
     def admit(self) -> list[Seat]:
-        """Seats as many requests as there are free slots, and plans what is to be prefilled for them."""
+        """Seats as many requests as there are free slots, and plans what is to be prefilled for them.
+
+        The first come first, but one that finds rows to share goes before one that would have to keep its prompt to itself.
+        """
         seated = []
         while self._free_slots and self.queue:
-            seated.append(self._seat(self.queue.popleft(), self._free_slots.pop()))
+            ahead = itertools.islice(self.queue, LOOK_AHEAD - self._overtaken)
+            place = next((place for place, index in enumerate(ahead) if self._finds_rows(index)), 0)
+            self._overtaken = self._overtaken + 1 if place else 0
+            index = self.queue[place]
+            del self.queue[place]
+            seated.append(self._seat(index, self._free_slots.pop()))
         return seated
 
     def release(self, slot: int) -> None:
@@ -214,15 +226,21 @@ class Schedule:
         self.seats[slot] = seat
         return seat
 
+    def _finds_rows(self, index: int) -> bool:
+        """Whether the request finds place in a row for each piece that it could share."""
+        shared = ((HEADS, self.pieces[index].head), (TAILS, self.pieces[index].tail))
+        return all(content < 0 or self._free_rows[level] or self._open_row(level, content) for level, content in shared)
+
+    def _open_row(self, level: int, content: int) -> Row | None:
+        """A row with this content and place for another member. A tail has one head, whichever row that lies in."""
+        rows = (row for row in self._rows[level] if row.content == content and len(row.members) < self._room[level])
+        return next(rows, None)
+
     def _join(self, level: int, content: int, tokens: np.ndarray, above: Row | None, slot: int) -> Row | None:
         """The row with this content that `slot` becomes a member of; None if there is nothing to share or no row left."""
         if content < 0:
             return None
-        for row in self._rows[level]:
-            if row.content == content and row.above is above and len(row.members) < self._room[level]:
-                break
-        else:
-            row = self._new_row(level, content, tokens, above)
+        row = self._open_row(level, content) or self._new_row(level, content, tokens, above)
         if row is not None:
             row.members[slot] = min(set(range(self._room[level])) - set(row.members.values()))
         return row
