@@ -5,7 +5,6 @@ policy/memory.py has the terms of one device; here they are divided over a mesh 
 
 import itertools
 import re
-import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +15,9 @@ from espl_jax.dryrun.chips import CHIPS, GIB, SLICES, Slice
 from espl_jax.dryrun.programs import Lengths, requests
 from espl_jax.policy import memory, sharding
 from espl_jax.policy.cache import Layout
+from espl_jax.policy.layout import layout_of
 from espl_jax.policy.model import ModelSpec
 from espl_jax.policy.packing import whole_blocks
-from espl_jax.policy.sampler import Sampler
 from espl_jax.policy.schedule import cut
 
 LARGER = frozenset({"--topology"})
@@ -46,8 +45,7 @@ def sampler_layout(config: Any, mesh: Mesh, lengths: Lengths) -> Layout:
     """The shapes of the rollouts' call."""
     asked = requests(config, lengths)
     pieces = cut(asked, config.sampling.share_prefixes)
-    host = types.SimpleNamespace(decoding=config.sampling, mesh=mesh, max_length=config.model.max_length)  # of a sampler
-    return Sampler.layout(host, asked, [lengths.completion] * len(asked), pieces)
+    return layout_of(asked, [lengths.completion] * len(asked), pieces, config.sampling, config.model.max_length, mesh)
 
 
 def widest_row(config: Any, mesh: Mesh, lengths: Lengths) -> int:

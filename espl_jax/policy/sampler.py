@@ -8,7 +8,6 @@ evaluation and reflection: `variables` is an argument.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,23 +18,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from espl_jax.policy import drawing, sharding
-from espl_jax.policy.cache import NOBODY, SHORTEST_BLOCK, DecodeAttend, Layout, Members, PrefillAttend, empty_cache
+from espl_jax.policy.cache import NOBODY, DecodeAttend, Layout, Members, PrefillAttend, empty_cache
 from espl_jax.policy.constraints import Guide, draw_allowed
+from espl_jax.policy.layout import layout_of
 from espl_jax.policy.merged import merge_weights
 from espl_jax.policy.model import Decoder
-from espl_jax.policy.packing import doubled
-from espl_jax.policy.schedule import FIELDS, HEADS, TAILS, Active, Chunk, Schedule, Seat, continued, cut, slots_for
+from espl_jax.policy.schedule import FIELDS, HEADS, TAILS, Active, Chunk, Pieces, Schedule, Seat, continued, cut
 from espl_jax.structs import COUNTER_WORDS, Completion, Request
 
 Array = jax.Array
 DECODE_STEPS = 32  # tokens between two looks of the host, at the most
 ASKED_STEPS = 4  # the same while somebody may have enough
-SHORTEST = 256  # positions of a row
-LONG = 1024  # positions of a row from which on idle slots are dearer than another program
 PREFILL_PARTS = 2  # of a prefill call, so that one that is not full costs less
-HEAD_ROWS = 4  # shared heads at one time, at the least
-HEAD_PLACES = 1.5  # in shared heads for every slot; a head that more slots share takes another row
-TAIL_PLACES = 1.25, 3.0  # in shared tails, where all requests sit at once and where stragglers keep rows that others have left
 
 
 @flax.struct.dataclass
@@ -180,34 +174,9 @@ class Sampler:
             )
         return min(request.max_new_tokens, room)
 
-    def layout(self, requests: Sequence[Request], limits: Sequence[int], pieces: Sequence[Any]) -> Layout:
-        """The shapes of a call, from its requests alone (so that a resumed run has the same), in few sizes.
-
-        Slots: see slots_for. Lengths: 256, 512, 1024, ..., beginning at four times that with a quarter of the slots, and as
-        long as a sequence may be at the most. Shared tails: of as many samples as the largest group has, up to 16.
-        """
-        chunk, filled = self.decoding.prefill_chunk, functools.partial(sharding.rounded, name="slots", mesh=self.mesh)
-        longest = max(min(len(r.tokens) + limit + r.later, self.max_length) for r, limit in zip(requests, limits))
-        slots = filled(slots_for(len(requests), self.decoding.batch_size, finely=longest > LONG))
-        begin = min(SHORTEST * max(1, self.decoding.batch_size // slots), doubled(self.max_length, SHORTEST))
-        length = doubled(longest, max(begin, chunk))
-        head, tail = (max(len(getattr(piece, name)) for piece in pieces) for name in ("head_tokens", "tail_tokens"))
-        heads = doubled(len({piece.head for piece in pieces} - {-1}) or 1, HEAD_ROWS)
-        groups = np.bincount([piece.tail for piece in pieces if piece.tail >= 0] or [0])
-        samples = min(int(groups.max()), 16, slots)
-        share, grouped = self.decoding.share_prefixes, groups.max() > 1
-        places = TAIL_PLACES[len(requests) > slots]
-        return Layout(
-            slots=slots,
-            length=length,
-            head_length=min(length, doubled(max(1, head), max(SHORTEST, chunk))),
-            tail_length=min(length, doubled(max(1, tail), max(SHORTEST_BLOCK, chunk))),
-            chunk=chunk,
-            heads=heads if share else 0,
-            head_members=min(slots, filled(max(16, math.ceil(HEAD_PLACES * slots / heads)))) if share else 0,
-            tails=filled(math.ceil(places * slots / samples)) if grouped else 0,
-            tail_members=samples if grouped else 0,
-        )
+    def layout(self, requests: Sequence[Request], limits: Sequence[int], pieces: Sequence[Pieces]) -> Layout:
+        """The shapes of a call (layout.py)."""
+        return layout_of(requests, limits, pieces, self.decoding, self.max_length, self.mesh)
 
     def merged(self, variables: Any) -> Any:
         """The weights as they decode fastest, made once for as long as they are in use (config.sampling.merge_weights)."""

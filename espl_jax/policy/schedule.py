@@ -8,7 +8,6 @@ ever waits for a row.
 
 import collections
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -126,21 +125,6 @@ def continued(pieces: Pieces, tokens: np.ndarray) -> Pieces:
     """The pieces of a prompt that begins with another one: it shares what that one shares."""
     shared = len(pieces.head_tokens) + len(pieces.tail_tokens)
     return replace(pieces, own_tokens=tokens[shared:-1])
-
-
-def slots_for(requests: int, most: int, finely: bool = False) -> int:
-    """Slots for so many requests, in few sizes, so that few are idle at the end.
-
-    When all requests fit: `most`, or a quarter of it, or a quarter of that, but 4 or more. Else as few eighths of `most` as do
-    not need another turn: 40 requests take two turns of 32 slots, but also of 20, whose steps are cheaper. finely: eighths also
-    where more than a quarter of `most` is needed, since an idle slot is dear.
-    """
-    if requests > most or (finely and requests > most // 4):
-        eighth, turns = max(1, most // 8), math.ceil(requests / most)
-        return min(most, math.ceil(requests / turns / eighth) * eighth)
-    while most // 4 >= max(4, requests):
-        most //= 4
-    return most
 
 
 class Schedule:

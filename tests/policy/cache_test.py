@@ -27,7 +27,9 @@ SPEC = ModelSpec(
     vocab_size=50, width=16, num_layers=1, num_heads=4, num_kv_heads=2, head_dim=8, mlp_width=16, rope_theta=1e4,
     rope_scaling=None, norm_eps=1e-6, tied_head=True, qkv_bias=False, qk_norm=False, max_positions=512,
 )  # fmt: skip
-LAYOUT = Layout(slots=4, length=512, head_length=256, tail_length=256, chunk=16, heads=2, head_members=3, tails=3, tail_members=2)
+LAYOUT = Layout(
+    slots=4, length=512, head_length=256, tail_length=256, chunk=16, heads=2, head_members=3, tails=3, tail_members=2
+)
 MESH = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
 K, E, H = 2, 8, 4
 OUTSIDE = np.iinfo(np.int32).max
@@ -131,14 +133,15 @@ def test_idle_slots_write_nothing():
 
 def test_windows_go_to_their_block_and_out_of_range_rows_nowhere():
     blocks = empty_cache(SPEC, LAYOUT, "float32", MESH)[0]["own"]
-    assert [block[0].shape for block in blocks] == [(4, 2, 8, 128), (4, 2, 8, 128), (4, 2, 8, 256)]
-    assert dataclasses.replace(LAYOUT, length=1024).blocks("own") == (128, 128, 256, 512)
-    assert dataclasses.replace(LAYOUT, length=2048).blocks("own") == (128, 128, 256, 512, 512, 512)
+    assert [block[0].shape for block in blocks] == [(4, 2, 8, 128), (4, 2, 8, 64), (4, 2, 8, 64), (4, 2, 8, 256)]
+    assert dataclasses.replace(LAYOUT, length=1024).blocks("own") == (128, 64, 64, 256, 512)
+    assert dataclasses.replace(LAYOUT, length=1024, chunk=128).blocks("own") == (128, 128, 256, 512)
+    assert dataclasses.replace(LAYOUT, length=2048).blocks("own") == (128, 64, 64, 256, 512, 512, 512)
     long = dataclasses.replace(LAYOUT, length=8192, head_length=4096, tail_length=4096)
-    assert long.blocks("own") == (128, 128, 256, 512, 1024, 2048, 2048, 2048)
-    assert long.blocks("heads") == (128, 128, 256, 512, 1024, 2048)  # block by block like those of the slots
+    assert long.blocks("own") == (128, 64, 64, 256, 512, 1024, 2048, 2048, 2048)
+    assert long.blocks("heads") == (128, 64, 64, 256, 512, 1024, 2048)  # block by block like those of the slots
     assert dataclasses.replace(LAYOUT, length=1024, chunk=512).blocks("own") == (512, 512)
-    assert dataclasses.replace(LAYOUT, length=1024).blocks("heads") == (128, 128)
+    assert dataclasses.replace(LAYOUT, length=1024).blocks("heads") == (128, 64, 64)
     k, v = random(3, 16, K, E), random(3, 16, K, E)
     after = write(blocks, k, v, jnp.int32([2, OUTSIDE, 0]), jnp.int32([128 + 32, 0, 112]))
     keys, values = (np.concatenate([np.asarray(block[i]) for block in after], axis=3 - i) for i in (0, 1))

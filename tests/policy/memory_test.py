@@ -20,7 +20,9 @@ SPEC = ModelSpec(
     vocab_size=1024, width=32, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=16, mlp_width=48, rope_theta=1e4,
     rope_scaling=None, norm_eps=1e-6, tied_head=True, qkv_bias=False, qk_norm=False, max_positions=512,
 )  # fmt: skip
-LAYOUT = Layout(slots=16, length=256, head_length=128, tail_length=128, chunk=32, heads=4, head_members=16, tails=7, tail_members=4)
+LAYOUT = Layout(
+    slots=16, length=256, head_length=128, tail_length=128, chunk=32, heads=4, head_members=16, tails=7, tail_members=4
+)
 # q 32 x 64, k and v 32 x 32, o 64 x 32, gate and up 32 x 48, down 48 x 32, two norms of 32
 LAYER = 2048 + 2 * 1024 + 2048 + 3 * 1536 + 64
 MODEL = 1024 * 32 + 3 * LAYER + 32
@@ -73,8 +75,8 @@ def test_temporaries_of_sampling():
     assert memory.decode_bytes(SPEC, packed, LAYOUT) == scores + unpacked
     wide = Layout(16, 128, 128, 128, 32, 0, 0, 0, 0)
     assert memory.decode_bytes(SPEC, config, wide) == 3 * 16 * 1024 * 4
-    # R 2, C 32; two blocks: 128 positions of each row, twice
-    attention = 2 * 4 * 32 * (256 + 2 * 16) * 4 + 2 * 2 * 256 * 2 * 16 * 4 + 64 * (4 + 2 * 2) * 16 * 4
+    # R 2, C 32; blocks of 128, 64 and 64 positions of each row
+    attention = 2 * 4 * 32 * (256 + 3 * 16) * 4 + 2 * 2 * 256 * 2 * 16 * 4 + 64 * (4 + 2 * 2) * 16 * 4
     assert memory.prefill_bytes(SPEC, config, LAYOUT) == 2 * 64 * 32 * 4 + attention
     assert memory.merged_bytes(SPEC, config) == 0
     merging = make_config(**{"sampling.merge_weights": True})

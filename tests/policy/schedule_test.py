@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espl_jax.policy.cache import Layout
-from espl_jax.policy.schedule import HEADS, LOOK_AHEAD, OWN, TAILS, Schedule, continued, cut, slots_for
+from espl_jax.policy.schedule import HEADS, LOOK_AHEAD, OWN, TAILS, Schedule, continued, cut
 from espl_jax.structs import Request
 
 CHUNK = 4
@@ -127,7 +127,7 @@ def test_a_full_row_is_followed_by_another_and_without_one_a_request_keeps_its_t
 
 
 def test_one_that_finds_a_row_goes_before_one_that_does_not_but_not_for_ever():
-    """One row of one member: each request of the second group would have to keep its tokens while the first group has the row."""
+    """While one group has the only row, each request of the other would have to keep its prompt to itself."""
     requests = [request(i, [5 + i % 2, 6, 7, 8]) for i in range(2 * LOOK_AHEAD)]
     few = layout(slots=2, heads=0, tails=1, tail_members=2)
     schedule = Schedule(cut(requests, True), range(len(requests)), few, CHUNK)
@@ -145,17 +145,3 @@ def test_without_sharing_all_is_a_slot_s_own():
     requests = [request(i, np.concatenate([HEAD[0], [1, 2]])) for i in range(2)]
     seats = Schedule(cut(requests, False), range(2), layout(heads=0, tails=0), CHUNK).admit()
     assert [(seat.head, seat.tail, seat.before, seat.own_length) for seat in seats] == [(None, None, 0, 35)] * 2
-
-def test_slots_are_few_when_requests_are_and_turns_are_even():
-    assert [slots_for(count, 96) for count in (1, 6, 7, 24, 25, 96)] == [6, 6, 24, 24, 96, 96]
-    assert [slots_for(count, 48) for count in (1, 12, 13)] == [12, 12, 48]
-    assert [slots_for(count, 32) for count in (33, 40, 64, 65, 150)] == [20, 20, 32, 24, 32]
-    assert [slots_for(5, most) for most in (1, 3, 4, 5)] == [1, 3, 3, 5]  # 4 slots: turns of 3 and 2
-    assert [slots_for(count, 64, finely=True) for count in (3, 16, 17, 40, 64, 65)] == [4, 16, 24, 40, 64, 40]
-
-
-@given(st.integers(1, 500), st.integers(1, 128), st.booleans())
-def test_no_turn_is_added_and_no_slot_too_many(requests, most, finely):
-    slots = slots_for(requests, most, finely)
-    assert 1 <= slots <= most
-    assert -(-requests // slots) == -(-requests // most)

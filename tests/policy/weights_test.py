@@ -57,7 +57,9 @@ def test_one_token_at_a_time_gives_the_same_logits(family):
     golden = np.load(GOLDENS / family / "golden.npz")
     model, params = loaded(GOLDENS / family)
     tokens, mesh = golden["tokens"], sharding.make_mesh(1, 1, 1, jax.devices()[:1])
-    layout = Layout(slots=2, length=128, head_length=128, tail_length=128, chunk=16, heads=0, head_members=0, tails=0, tail_members=0)
+    layout = Layout(
+        slots=2, length=128, head_length=128, tail_length=128, chunk=16, heads=0, head_members=0, tails=0, tail_members=0
+    )
     nobody = Members(jnp.zeros((0, 0), jnp.int32), jnp.full(2, -1), jnp.zeros(0, jnp.int32))
 
     @jax.jit

@@ -1,0 +1,73 @@
+"""The shapes of a sampler's call: a pure function of its requests, in few sizes.
+
+So there are few programs, and the same ones after a resume.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from espl_jax.policy import sharding
+from espl_jax.policy.cache import SHORTEST_BLOCK, Layout
+from espl_jax.policy.packing import doubled
+from espl_jax.policy.schedule import Pieces
+from espl_jax.structs import Request
+
+SHORTEST = 256  # positions of a row
+LONG = 1024  # positions of a row from which on idle slots are dearer than another program
+HEAD_ROWS = 4  # shared heads at one time, at the least
+HEAD_PLACES = 1.5  # in shared heads for every slot; a head that more slots share takes another row
+TAIL_PLACES = 1.25, 3.0  # in shared tails, where all requests sit at once and where stragglers keep rows that others have left
+
+
+def layout_of(
+    requests: Sequence[Request], limits: Sequence[int], pieces: Sequence[Pieces], decoding: Any, max_length: int, mesh: Mesh
+) -> Layout:
+    """The shapes of a call. limits: tokens that each request may draw. decoding: config.sampling.
+
+    Slots: see slots_for. Lengths: 256, 512, 1024, ..., beginning at four times that with a quarter of the slots, and as long as
+    a sequence may be at the most. Shared tails: of as many samples as the largest group has, up to 16.
+    """
+    chunk, filled = decoding.prefill_chunk, functools.partial(sharding.rounded, name="slots", mesh=mesh)
+    longest = max(min(len(r.tokens) + limit + r.later, max_length) for r, limit in zip(requests, limits))
+    slots = filled(slots_for(len(requests), decoding.batch_size, finely=longest > LONG))
+    begin = min(SHORTEST * max(1, decoding.batch_size // slots), doubled(max_length, SHORTEST))
+    length = doubled(longest, max(begin, chunk))
+    head, tail = (max(len(getattr(piece, name)) for piece in pieces) for name in ("head_tokens", "tail_tokens"))
+    heads = {piece.head for piece in pieces} - {-1}
+    # Few slots have rows for heads also where there are none: an editor's calls have one program, whatever they share.
+    headed = decoding.share_prefixes and (heads or slots <= decoding.batch_size // 4)
+    heads = doubled(len(heads) or 1, HEAD_ROWS)
+    groups = np.bincount([piece.tail for piece in pieces if piece.tail >= 0] or [0])
+    samples = min(int(groups.max()), 16, slots)
+    grouped, places = groups.max() > 1, TAIL_PLACES[len(requests) > slots]
+    return Layout(
+        slots=slots,
+        length=length,
+        head_length=min(length, doubled(max(1, head), max(SHORTEST, chunk))),
+        tail_length=min(length, doubled(max(1, tail), max(SHORTEST_BLOCK, chunk))),
+        chunk=chunk,
+        heads=heads if headed else 0,
+        head_members=min(slots, filled(max(16, math.ceil(HEAD_PLACES * slots / heads)))) if headed else 0,
+        tails=filled(math.ceil(places * slots / samples)) if grouped else 0,
+        tail_members=samples if grouped else 0,
+    )
+
+
+def slots_for(requests: int, most: int, finely: bool = False) -> int:
+    """Slots for so many requests, in few sizes, so that few are idle at the end.
+
+    When all requests fit: `most`, or a quarter of it, or a quarter of that, but 4 or more. Else as few eighths of `most` as do
+    not need another turn: 40 requests take two turns of 32 slots, but also of 20, whose steps are cheaper. finely: eighths also
+    where more than a quarter of `most` is needed, since an idle slot is dear.
+    """
+    if requests > most or (finely and requests > most // 4):
+        eighth, turns = max(1, most // 8), math.ceil(requests / most)
+        return min(most, math.ceil(requests / turns / eighth) * eighth)
+    while most // 4 >= max(4, requests):
+        most //= 4
+    return most

@@ -1,0 +1,58 @@
+"""The shapes of a call: few, and none larger than what is asked needs."""
+
+import jax
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from espl_jax.policy import sharding
+from espl_jax.policy.layout import layout_of, slots_for
+from espl_jax.policy.schedule import cut
+from espl_jax.structs import Request
+
+MESH = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+DECODING = ConfigDict({"batch_size": 64, "prefill_chunk": 64, "share_prefixes": True})
+
+
+def shapes(prompts, samples, limit, max_length=2048):
+    """The layout of so many samples of each prompt."""
+    asked = [np.asarray(prompt, np.int32) for prompt in prompts for _ in range(samples)]
+    requests = [Request(i, tokens, (0, 0, 0, 0, i), limit, 1.0, 1.0) for i, tokens in enumerate(asked)]
+    return layout_of(requests, [limit] * len(requests), cut(requests, True), DECODING, max_length, MESH)
+
+
+def test_a_step_of_espl_has_rows_for_its_heads_and_short_ones_for_all_its_groups():
+    heads = [np.arange(400) + 1000 * h for h in range(3)]
+    prompts = [np.concatenate([head, 5000 + 200 * q + np.arange(100)]) for head in heads for q in range(10)]
+    found = shapes(prompts, samples=5, limit=256)
+    assert (found.slots, found.length, found.head_length, found.tail_length) == (56, 1024, 512, 128)  # 3 turns of 150
+    assert (found.heads, found.head_members, found.tails, found.tail_members) == (4, 21, 34, 5)  # 1.5 * 56 / 4; 3 * 56 / 5
+    assert found.tails >= 30 and found.tails * found.tail_members >= 150
+
+
+def test_idle_slots_are_few_where_rows_are_long():
+    alone = [np.arange(1500) + 2000 * i for i in range(40)]
+    assert shapes(alone, samples=1, limit=200).slots == 40
+    assert shapes([prompt[:100] for prompt in alone], samples=1, limit=200).slots == 64
+
+
+def test_heads_have_rows_where_somebody_shares_one_and_wherever_few_slots_decode():
+    alone = [np.arange(100) + 2000 * i for i in range(40)]
+    assert shapes(alone, samples=1, limit=50).heads == 0
+    assert shapes(alone[:4], samples=1, limit=50).heads == 4
+
+
+def test_slots_are_few_when_requests_are_and_turns_are_even():
+    assert [slots_for(count, 96) for count in (1, 6, 7, 24, 25, 96)] == [6, 6, 24, 24, 96, 96]
+    assert [slots_for(count, 48) for count in (1, 12, 13)] == [12, 12, 48]
+    assert [slots_for(count, 32) for count in (33, 40, 64, 65, 150)] == [20, 20, 32, 24, 32]
+    assert [slots_for(5, most) for most in (1, 3, 4, 5)] == [1, 3, 3, 5]  # 4 slots: turns of 3 and 2
+    assert [slots_for(count, 64, finely=True) for count in (3, 16, 17, 40, 64, 65)] == [4, 16, 24, 40, 64, 40]
+
+
+@given(st.integers(1, 500), st.integers(1, 128), st.booleans())
+def test_no_turn_is_added_and_no_slot_too_many(requests, most, finely):
+    slots = slots_for(requests, most, finely)
+    assert 1 <= slots <= most
+    assert -(-requests // slots) == -(-requests // most)
