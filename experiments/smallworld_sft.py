@@ -2,8 +2,8 @@
 
   python -m espl_jax.sft --config=experiments/smallworld_sft.py --workdir=runs/smallworld_sft
 
-Hardware: 2 CPU cores, 16 GiB of memory, and 80 minutes (11 to 14 s a step). The adapter that comes with the project
-(espl_jax/adapters/smallworld, with its card) was made by this command.
+Hardware: 2 CPU cores, 16 GiB of memory, and 2 hours or more (11 to 14 s a step). The adapter that comes with the project
+(espl_jax/adapters/smallworld, with its card) was made by 360 steps of an earlier mixture; nobody has run all 660 of this one.
 All demonstrations are of other worlds than any that a run could live in: no word is the same.
 """
 

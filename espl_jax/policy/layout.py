@@ -21,7 +21,7 @@ SHORTEST = 256  # positions of a row
 LONG = 1024  # positions of a row from which on idle slots are dearer than another program
 HEAD_ROWS = 4  # shared heads at one time, at the least
 HEAD_PLACES = 1.5  # in shared heads for every slot; a head that more slots share takes another row
-TAIL_PLACES = 1.25, 3.0  # in shared tails, where all requests sit at once and where stragglers keep rows that others have left
+TAIL_PLACES = 1.5, 3.0  # in shared tails, where all requests sit at once and where stragglers keep rows that others have left
 
 
 def layout_of(
@@ -30,7 +30,7 @@ def layout_of(
     """The shapes of a call. limits: tokens that each request may draw. decoding: config.sampling.
 
     Slots: see slots_for. Lengths: 256, 512, 1024, ..., beginning at four times that with a quarter of the slots, and as long as
-    a sequence may be at the most. Shared tails: of as many samples as the largest group has, up to 16.
+    a sequence may be at the most. Shared tails: see members.
     """
     chunk, filled = decoding.prefill_chunk, functools.partial(sharding.rounded, name="slots", mesh=mesh)
     longest = max(min(len(r.tokens) + limit + r.later, max_length) for r, limit in zip(requests, limits))
@@ -38,24 +38,34 @@ def layout_of(
     begin = min(SHORTEST * max(1, decoding.batch_size // slots), doubled(max_length, SHORTEST))
     length = doubled(longest, max(begin, chunk))
     head, tail = (max(len(getattr(piece, name)) for piece in pieces) for name in ("head_tokens", "tail_tokens"))
+    tail_length = min(length, doubled(max(1, tail), max(SHORTEST_BLOCK, chunk)))
     heads = {piece.head for piece in pieces} - {-1}
-    # Few slots have rows for heads also where there are none: an editor's calls have one program, whatever they share.
-    headed = decoding.share_prefixes and (heads or slots <= decoding.batch_size // 4)
-    heads = doubled(len(heads) or 1, HEAD_ROWS)
     groups = np.bincount([piece.tail for piece in pieces if piece.tail >= 0] or [0])
-    samples = min(int(groups.max()), 16, slots)
+    samples = members(int(groups.max()), short=tail_length == SHORTEST_BLOCK, slots=slots)
     grouped, places = groups.max() > 1, TAIL_PLACES[len(requests) > slots]
+    # Rows for heads also where nobody has one yet: a run that begins without a prompt, and an editor's calls, have one program.
+    headed = decoding.share_prefixes and (heads or grouped or slots <= decoding.batch_size // 4)
+    heads = doubled(len(heads) or 1, HEAD_ROWS)
     return Layout(
         slots=slots,
         length=length,
         head_length=min(length, doubled(max(1, head), max(SHORTEST, chunk))),
-        tail_length=min(length, doubled(max(1, tail), max(SHORTEST_BLOCK, chunk))),
+        tail_length=tail_length,
         chunk=chunk,
         heads=heads if headed else 0,
         head_members=min(slots, filled(max(16, math.ceil(HEAD_PLACES * slots / heads)))) if headed else 0,
         tails=filled(math.ceil(places * slots / samples)) if grouped else 0,
         tail_members=samples if grouped else 0,
     )
+
+
+def members(group: int, short: bool, slots: int) -> int:
+    """Samples that share a tail, for groups of so many: all, up to 16; four where a group is less, or short and made of fours.
+
+    So rollouts and evaluations of a run often have one program; a short tail that lies twice costs little.
+    """
+    fours = group <= 4 or (short and group % 4 == 0)
+    return min(4 if fours else group, 16, slots)
 
 
 def slots_for(requests: int, most: int, finely: bool = False) -> int:

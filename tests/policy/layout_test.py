@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from espl_jax.policy import sharding
-from espl_jax.policy.layout import layout_of, slots_for
+from espl_jax.policy.layout import layout_of, members, slots_for
 from espl_jax.policy.schedule import cut
 from espl_jax.structs import Request
 
@@ -29,6 +29,17 @@ def test_a_step_of_espl_has_rows_for_its_heads_and_short_ones_for_all_its_groups
     assert (found.slots, found.length, found.head_length, found.tail_length) == (56, 1024, 512, 128)  # 3 turns of 150
     assert (found.heads, found.head_members, found.tails, found.tail_members) == (4, 21, 34, 5)  # 1.5 * 56 / 4; 3 * 56 / 5
     assert found.tails >= 30 and found.tails * found.tail_members >= 150
+
+
+def test_groups_of_three_and_of_eight_have_one_layout_where_problems_are_short():
+    problems = [5000 + 200 * q + np.arange(100) for q in range(8)]
+    eights, threes = (shapes(problems, samples=samples, limit=16) for samples in (8, 3))
+    assert (eights.tail_members, eights.tails) == (4, 24) and eights.heads == 4  # 1.5 * 64 / 4
+    assert threes == eights
+    long = shapes([np.concatenate([problem, problem]) for problem in problems], samples=8, limit=16)
+    assert (long.tail_length, long.tail_members) == (256, 8)
+    assert [members(group, short=True, slots=64) for group in (2, 5, 12, 17)] == [4, 5, 4, 16]
+    assert members(8, short=False, slots=3) == 3
 
 
 def test_idle_slots_are_few_where_rows_are_long():
