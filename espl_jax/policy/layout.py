@@ -21,7 +21,8 @@ SHORTEST = 256  # positions of a row
 LONG = 1024  # positions of a row from which on idle slots are dearer than another program
 HEAD_ROWS = 4  # shared heads at one time, at the least
 HEAD_PLACES = 1.5  # in shared heads for every slot; a head that more slots share takes another row
-TAIL_PLACES = 1.5, 3.0  # in shared tails, where all requests sit at once and where stragglers keep rows that others have left
+TAIL_PLACES = 1.5, 3.0  # in shared tails for every slot; the second where stragglers keep long rows that others have left
+FOURS = 4  # members of a row that many groups can do with
 
 
 def layout_of(
@@ -42,7 +43,7 @@ def layout_of(
     heads = {piece.head for piece in pieces} - {-1}
     groups = np.bincount([piece.tail for piece in pieces if piece.tail >= 0] or [0])
     samples = members(int(groups.max()), short=tail_length == SHORTEST_BLOCK, slots=slots)
-    grouped, places = groups.max() > 1, TAIL_PLACES[len(requests) > slots]
+    grouped, places = groups.max() > 1, TAIL_PLACES[len(requests) > slots and samples > FOURS]
     # Rows for heads also where nobody has one yet: a run that begins without a prompt, and an editor's calls, have one program.
     headed = decoding.share_prefixes and (heads or grouped or slots <= decoding.batch_size // 4)
     heads = doubled(len(heads) or 1, HEAD_ROWS)
@@ -64,8 +65,8 @@ def members(group: int, short: bool, slots: int) -> int:
 
     So rollouts and evaluations of a run often have one program; a short tail that lies twice costs little.
     """
-    fours = group <= 4 or (short and group % 4 == 0)
-    return min(4 if fours else group, 16, slots)
+    fours = group <= FOURS or (short and group % FOURS == 0)
+    return min(FOURS if fours else group, 16, slots)
 
 
 def slots_for(requests: int, most: int, finely: bool = False) -> int:

@@ -36,6 +36,7 @@ def test_groups_of_three_and_of_eight_have_one_layout_where_problems_are_short()
     eights, threes = (shapes(problems, samples=samples, limit=16) for samples in (8, 3))
     assert (eights.tail_members, eights.tails) == (4, 24) and eights.heads == 4  # 1.5 * 64 / 4
     assert threes == eights
+    assert shapes([*problems, *[problem + 1 for problem in problems]], samples=8, limit=16) == eights, "nor with two turns"
     long = shapes([np.concatenate([problem, problem]) for problem in problems], samples=8, limit=16)
     assert (long.tail_length, long.tail_members) == (256, 8)
     assert [members(group, short=True, slots=64) for group in (2, 5, 12, 17)] == [4, 5, 4, 16]
