@@ -52,8 +52,8 @@ class Layout:
     tail_members: int
 
     def blocks(self, level: str) -> tuple[int, ...]:
-        """Positions of each buffer: 128, 64, 64, 256, 512, ... (longer if chunks are), from 512 on a
-        quarter of a slot's length at the most: few buffers for any length, and little is read beyond the longest row."""
+        """Positions of each buffer: 128, 64, 64, 256, 512, ... (longer if chunks are), from 512 on a quarter of a slot's
+        length at the most: few buffers for any length, and little is read beyond the longest row."""
         length = {"heads": self.head_length, "tails": self.tail_length, "own": self.length}[level]
         sizes = [min(max(SHORTEST_BLOCK, self.chunk), length)]
         if self.chunk <= SHORTEST_BLOCK // 2 and length > SHORTEST_BLOCK:

@@ -40,13 +40,13 @@ def layout_of(
     length = doubled(longest, max(begin, chunk))
     head, tail = (max(len(getattr(piece, name)) for piece in pieces) for name in ("head_tokens", "tail_tokens"))
     tail_length = min(length, doubled(max(1, tail), max(SHORTEST_BLOCK, chunk)))
-    heads = {piece.head for piece in pieces} - {-1}
+    systems = {piece.head for piece in pieces} - {-1}
     groups = np.bincount([piece.tail for piece in pieces if piece.tail >= 0] or [0])
     samples = members(int(groups.max()), short=tail_length == SHORTEST_BLOCK, slots=slots)
     grouped, places = groups.max() > 1, TAIL_PLACES[len(requests) > slots and samples > FOURS]
     # Rows for heads also where nobody has one yet: a run that begins without a prompt, and an editor's calls, have one program.
-    headed = decoding.share_prefixes and (heads or grouped or slots <= decoding.batch_size // 4)
-    heads = doubled(len(heads) or 1, HEAD_ROWS)
+    headed = decoding.share_prefixes and (systems or grouped or slots <= decoding.batch_size // 4)
+    heads = doubled(len(systems) or 1, HEAD_ROWS)
     return Layout(
         slots=slots,
         length=length,
