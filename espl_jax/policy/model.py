@@ -136,7 +136,7 @@ class Linear(nn.Module):
         if self.has_variable("lora", "a"):
             a = self.whole(self.get_variable("lora", "a").astype(self.dtype), (self.axes[0], "lora"))
             b = self.whole(self.get_variable("lora", "b").astype(self.dtype), ("lora", self.axes[1]))
-            y = y + ((x @ a) @ b) * jnp.asarray(self.lora_scale, self.dtype)
+            y = y + (x @ a * jnp.asarray(self.lora_scale, self.dtype)) @ b
         if self.use_bias:
             init = nn.with_logical_partitioning(nn.initializers.zeros, (self.axes[1],))
             y = y + self.param("bias", init, (self.features,), jnp.float32).astype(self.dtype)
