@@ -82,7 +82,9 @@ def test_what_prompts_know_is_a_curve_of_its_own(found, compared):
 def test_prompts_stand_beside_the_truth_and_ratings_beside_accuracy(compared):
     """Ranks 1, 3, 2 of three against 1, 2, 3: rho = 1 - 6 * 2 / (3 * 8) = 0.5."""
     page, table = ((compared / name).read_text(encoding="utf-8") for name in ("report.html", "table.md"))
-    assert "| espl, seed 1 | best of espl | - one \\| two<br>- three |" in table
+    shown = "Principles that help with this kind of task:<br>[G0] best of espl"
+    assert f"| espl, seed 1 | {shown} | - one \\| two<br>- three |" in table
+    assert "| espl, seed 1 | best of espl | step 1, critique of a |" in table and "step 1, critique of a" in page
     assert "| espl, seed 0 | 3 | +0.50 | 0.500 | 0.500 | 0.750 |" in table and "| rl, seed 0 | 3 |" not in table
     assert '<section id="prompts">' in page and "- one | two<br>- three" in page
     assert '<section id="ratings">' in page and 'id="chart-ratings"' in page

@@ -12,9 +12,14 @@ from espl_jax.report.charts import Line
 from espl_jax.report.page import Section
 
 PROMPT_HEADER = ["run", "best prompt at the end", "what is true"]
+ORIGIN_HEADER = ["run", "principle of the best prompt", "from"]
 RATING_HEADER = ["run", "prompts", "rank correlation", "best rated", "mean", "best of all"]
 HOW_LEARNED = (
     "The best prompt by rating, as the model reads it, beside all that the task itself could have said, which no run is told."
+)
+HOW_FOUND = (
+    "The step that first had a principle word for word, and the reply that stated it, whose chat is among that step's "
+    "reflections."
 )
 HOW_RATED = (
     "Prompts that competed most, measured on held-out problems under the last weights (evaluation.rated). Rank correlation "
@@ -26,6 +31,11 @@ HOW_RATED = (
 def prompt_rows(runs: Sequence[Run]) -> list[list[str]]:
     """Rows of PROMPT_HEADER, of runs whose task has a rulebook and which have written something."""
     return [[str(run.job), run.prompt, run.rulebook] for run in runs if run.rulebook and run.prompt]
+
+
+def origin_rows(runs: Sequence[Run]) -> list[list[str]]:
+    """Rows of ORIGIN_HEADER, a principle each, of the same runs."""
+    return [[str(run.job), one.text, one.told] for run in runs if run.rulebook for one in run.origins]
 
 
 def rating_rows(runs: Sequence[Run]) -> list[list[str]]:
@@ -45,7 +55,10 @@ def prompts_section(runs: Sequence[Run]) -> list[Section]:
     if not (rows := prompt_rows(runs)):
         return []
     broken = [[name, *(Markup("<br>").join(text.splitlines()) for text in texts)] for name, *texts in rows]
-    return [Section("prompts", "What the prompts learned", page.table(PROMPT_HEADER, broken) + page.paragraph(HOW_LEARNED))]
+    body = page.table(PROMPT_HEADER, broken) + page.paragraph(HOW_LEARNED)
+    if found := origin_rows(runs):
+        body += page.table(ORIGIN_HEADER, found) + page.paragraph(HOW_FOUND)
+    return [Section("prompts", "What the prompts learned", body)]
 
 
 def ratings_section(runs: Sequence[Run], colours: Mapping[str, str]) -> list[Section]:

@@ -169,6 +169,8 @@ def markdown(summary: Summary, title: str) -> str:
         parts += ["## What each method spent", _markdown_table(*spent_table(summary)), HOW_SPENT]
     if rows := learned.prompt_rows(summary.runs):
         parts += ["## What the prompts learned", _markdown_table(learned.PROMPT_HEADER, rows), learned.HOW_LEARNED]
+    if rows := learned.origin_rows(summary.runs):
+        parts += [_markdown_table(learned.ORIGIN_HEADER, rows), learned.HOW_FOUND]
     if rows := learned.rating_rows(summary.runs):
         parts += ["## Ratings against accuracy", _markdown_table(learned.RATING_HEADER, rows), learned.HOW_RATED]
     parts += ["## Runs", _markdown_table(*run_table(summary))]

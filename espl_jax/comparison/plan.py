@@ -19,6 +19,7 @@ from espl_jax import config as configs
 from espl_jax.evolution import population as populations
 from espl_jax.evolution.render import render_genome
 from espl_jax.records import artifacts, json_files, ledger, metrics, resume
+from espl_jax.structs import Population
 
 # unit of --budget -> the field of a run
 UNITS = {"tokens": "budget_tokens", "flops": "budget_flops", "rollouts": "budget_rollouts"}
@@ -27,6 +28,7 @@ FIRST_SHARE = 0.5  # of the budget, that the first of two in sequence has
 SET_HERE = ("method", "seed", *UNITS.values())  # fields that the command has flags of its own for
 READ = {bool: lambda text: {"true": True, "false": False}[text.lower()], int: int, float: float, str: str}  # a field's value
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,40}")  # of a variant; its runs' folder is called so
+POPULATION = "population.json"  # what a run leaves its prompts in
 ROOT = "prompt.txt"  # beside the runs of a sequence: what the second begins with
 
 
@@ -238,8 +240,12 @@ def hand_over(job: Job) -> None:
 
 def best_text(workdir: Path) -> str:
     """The best prompt of a run as the model reads it; "" where it is empty."""
-    data = json.loads((workdir / "population.json").read_bytes())
-    return render_genome(populations.best(populations.from_json(data)).genome)
+    return render_genome(populations.best(population_of(workdir)).genome)
+
+
+def population_of(workdir: Path) -> Population:
+    """The population that a run has left."""
+    return populations.from_json(json.loads((workdir / POPULATION).read_bytes()))
 
 
 def is_done(plan: Plan, job: Job, number: int) -> bool:

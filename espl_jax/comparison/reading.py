@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from espl_jax import ratings
+from espl_jax.comparison import origins
 from espl_jax.comparison import plan as plans
+from espl_jax.comparison.origins import Origin
 from espl_jax.comparison.plan import Job, Plan
+from espl_jax.evolution import population as populations
 from espl_jax.records import artifacts, ledger
 
 NO_PROMPT = "_no_prompt"
@@ -30,7 +33,8 @@ class Point:
 @dataclass(frozen=True)
 class Run:
     """A job as far as it has come. totals: of its ledger, by purpose. children: prompts born. prompt, rulebook: texts of the
-    best prompt and of what the task itself could say, "" without a rulebook. rated: rows of ratings.jsonl (ratings.py)."""
+    best prompt and of what the task itself could say, "" without a rulebook. origins: of the best prompt's principles, in the
+    job's last part. rated: rows of ratings.jsonl (ratings.py)."""
 
     job: Job
     done: bool
@@ -42,6 +46,7 @@ class Run:
     children: int
     prompt: str
     rulebook: str = ""
+    origins: tuple[Origin, ...] = ()
     rated: tuple[dict[str, Any], ...] = ()
 
 
@@ -74,6 +79,7 @@ def read_job(plan: Plan, job: Job) -> Run | None:
         children=int(_sum(rows, "evolution/children")),
         prompt=_best_prompt(job),
         rulebook=_rulebook(job),
+        origins=_origins(job),
         rated=_rated(job),
     )
 
@@ -112,8 +118,21 @@ def _sum(rows: Sequence[Mapping[str, Any]], name: str) -> float:
 
 def _best_prompt(job: Job) -> str:
     """The text of the best prompt at the end."""
-    path = [workdir for workdir in job.workdirs if (workdir / "population.json").exists()][-1:]
+    path = _populated(job)[-1:]
     return plans.best_text(path[0]) if path else ""
+
+
+def _origins(job: Job) -> tuple[Origin, ...]:
+    """Where the best prompt's principles come from."""
+    if not (path := _populated(job)[-1:]):
+        return ()
+    population = plans.population_of(path[0])
+    return origins.origins(path[0], population, populations.best(population))
+
+
+def _populated(job: Job) -> list[Path]:
+    """The parts that have recorded a population."""
+    return [workdir for workdir in job.workdirs if (workdir / plans.POPULATION).exists()]
 
 
 def _rulebook(job: Job) -> str:

@@ -41,7 +41,17 @@ def main(flags: dict[str, str]) -> None:
 
 
 def learn(workdir: Path, step: int) -> None:
-    """What the task could have said, and three prompts, the best rated of which is second on test."""
+    """What the task could have said, a child that a critique of step 1 has given a principle, and three prompts, the best rated
+    of which is second on test."""
+    population = json.loads((workdir / "population.json").read_text())
+    genome = {"kind": "principles", "principles": ["best of espl"], "document": ""}
+    child = population["prompts"][0] | {"id": 1, "genome": genome, "parents": [0], "operator": "mutation", "born": 1}
+    child["rating"] = {"mu": 2.0, "sigma": 1.0}
+    population["prompts"].append(child)
+    (workdir / "population.json").write_text(json.dumps(population))
+    said = {"stage": "critique", "problem_id": "a", "operations": [{"text": "best of espl", "fate": "applied"}]}
+    attempt = {"child": {"id": 1}, "calls": [said]}
+    (workdir / "steps" / "000001" / "reflections.jsonl").write_text(json.dumps(attempt) + "\n")
     (workdir / "steps" / "000000" / "rulebooks.json").write_text(json.dumps({"validation": "- one | two\n- three"}))
     rated = [{"prompt": i, "mu": mu, "sigma": 1.0, "matches": 4, "reward": reward} for i, mu, reward in RATED]
     (workdir / "steps" / f"{step:06d}" / "ratings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rated))
