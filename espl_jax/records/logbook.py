@@ -25,6 +25,7 @@ from espl_jax.hosts import endings, members
 from espl_jax.records import artifacts, inbox, json_files, ledger, metrics, resume
 from espl_jax.records.background import Background
 from espl_jax.records.checkpoint import Checkpointer
+from espl_jax.records.compiling import Compiling
 from espl_jax.records.console import Console
 from espl_jax.records.timer import Timer
 from espl_jax.structs import RunState
@@ -48,7 +49,7 @@ class Logbook:
             )
         self.workdir, self._config, self._shows_prompts = Path(workdir).absolute(), config, shows_prompts
         self._as_json = artifacts.config_json(config)
-        self._timer, self._started = Timer(), time.monotonic()
+        self._timer, self._compiling, self._started = Timer(), Compiling(), time.monotonic()
         self._copied = threading.Event()
         self._copied.set()
         self._exits = contextlib.ExitStack()
@@ -115,6 +116,7 @@ class Logbook:
         reads and for all that was queued before. time/sample ends with the last grade. time/update packs and queues the
         gradient and, where no reflection comes between, waits for it; else time/reflect does, since the editor's calls queue
         behind the gradient. time/record, counted in the next step's row, waits until the step before has been recorded.
+        time/compile are the seconds, within these, that went into time/programs new programs (records/compiling.py).
         """
         self._console.phase(name)
         with self._timer(name):
@@ -132,7 +134,7 @@ class Logbook:
         with self.phase("record"):
             self._background.wait()
             seconds = self._timer.take()
-            numbers |= {**seconds, "time/step": sum(seconds.values())}
+            numbers |= {**seconds, "time/step": sum(seconds.values()), **self._compiling.take()}
             if generated := sum(value for name, value in numbers.items() if name.startswith("tokens/generated_")):
                 numbers["time/tokens_per_second"] = generated / numbers["time/step"]
             self._copied.clear()

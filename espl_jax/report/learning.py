@@ -189,7 +189,8 @@ def _positive(values: Sequence[float | None]) -> list[float | None]:
 
 PHASES = ("sample", "update", "reflect", "evaluate", "record")  # the order in which they are shown; others come behind
 TOKENS = ("generated", "prompt", "tool")  # kinds of tokens, as in tokens/generated_rollout
-TOTALS = ("time/step", "time/tokens_per_second")  # of the names that begin with time/ those that are no phase
+# of the names that begin with time/ those that are no phase
+TOTALS = ("time/step", "time/tokens_per_second", "time/compile", "time/programs")
 
 
 def _sums(parts: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
