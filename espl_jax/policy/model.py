@@ -269,8 +269,7 @@ class Decoder(nn.Module):
         if not self.spec.tied_head:
             init = nn.with_logical_partitioning(nn.initializers.normal(0.02), ("vocab", "embed"))
             self.head = self.param("head", init, (rows, self.spec.width), jnp.float32)
-        layer = Layer if self.remat == "none" else nn.remat(Layer, policy=REMAT[self.remat])
-        self.layers = [layer(self.spec, self.linear(), self.pin()) for _ in range(self.spec.num_layers)]
+        self.layers = [Layer(self.spec, self.linear(), self.pin()) for _ in range(self.spec.num_layers)]
         self.final_norm = RMSNorm(self.spec.norm_eps)
 
     def linear(self) -> Callable[..., nn.Module]:
@@ -295,31 +294,42 @@ class Decoder(nn.Module):
         x_BLD = jnp.take(self.embedding, tokens_BL, axis=0, mode="clip").astype(self.dtype)
         for names in self.flow.found:
             x_BLD = self.constrain(x_BLD, names)
-        if self.scan_layers and caches is None and not self.is_initializing():
-            x_BLD, new_caches = self.scanned(x_BLD, rope, attend)
-            return self.final_norm(x_BLD), new_caches
-        new_caches = []
-        for layer, cache in zip(self.layers, caches or (None,) * self.spec.num_layers, strict=True):
-            x_BLD = self.constrain(x_BLD, self.flow.hidden)
-            x_BLD, new_cache = layer(x_BLD, rope, attend, cache)
+        if self.is_initializing():
+            for layer in self.layers:
+                x_BLD, _ = layer(x_BLD, rope, attend, None)
+            return self.final_norm(x_BLD), ()
+        run = self.scanned if self.scan_layers and caches is None else self.unrolled
+        x_BLD, new_caches = run(x_BLD, rope, attend, caches or (None,) * self.spec.num_layers)
+        return self.final_norm(x_BLD), new_caches
+
+    def layer(self) -> Callable:
+        """(weights of a layer, hidden states, rope, attend, its cache) -> (hidden states, its cache); for all layers."""
+        module = Layer(self.spec, self.linear(), self.pin(), parent=None)
+
+        def run(variables, x_BLD, rope, attend, cache):
+            return module.apply(variables, self.constrain(x_BLD, self.flow.hidden), rope, attend, cache)
+
+        return run if self.remat == "none" else jax.checkpoint(run, policy=REMAT[self.remat])
+
+    def unrolled(self, x_BLD: Array, rope: Rope, attend: Attend, caches: tuple) -> tuple[Array, tuple]:
+        """A layer after the other, each with its own operations in the program; jit, so that they are traced once for all."""
+        layer, new_caches = jax.jit(self.layer()), []
+        for weights, cache in zip(self.weights_by_layer(), caches, strict=True):
+            x_BLD, new_cache = layer(weights, x_BLD, rope, attend, cache)
             new_caches.append(new_cache)
-        return self.final_norm(x_BLD), tuple(new_caches)
+        return x_BLD, tuple(new_caches)
 
-    def scanned(self, x_BLD: Array, rope: Rope, attend: Attend) -> tuple[Array, tuple]:
-        """All layers as one loop over their stacked weights."""
-        layer = Layer(self.spec, self.linear(), self.pin(), parent=None)
+    def scanned(self, x_BLD: Array, rope: Rope, attend: Attend, caches: tuple) -> tuple[Array, tuple]:
+        """All layers as one loop over their stacked weights; without caches."""
+        layer = self.layer()
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.weights_by_layer())
+        x_BLD, new_caches = jax.lax.scan(lambda x_BLD, weights: layer(weights, x_BLD, rope, attend, None), x_BLD, stacked)
+        return x_BLD, tuple(jax.tree.map(operator.itemgetter(i), new_caches) for i in range(len(caches)))
+
+    def weights_by_layer(self) -> list[Any]:
+        """Each layer's variables: {"params"} and, where there is one, the same of "lora" and "fused"."""
         names = [f"layers_{i}" for i in range(self.spec.num_layers)]
-        stacked = {
-            kind: jax.tree.map(lambda *leaves: jnp.stack(leaves), *(tree[name] for name in names))
-            for kind, tree in self.variables.items()
-        }
-
-        def body(x_BLD, variables):
-            return layer.apply(variables, self.constrain(x_BLD, self.flow.hidden), rope, attend, None)
-
-        body = body if self.remat == "none" else jax.checkpoint(body, policy=REMAT[self.remat])
-        x_BLD, caches = jax.lax.scan(body, x_BLD, stacked)
-        return x_BLD, tuple(jax.tree.map(operator.itemgetter(i), caches) for i in range(self.spec.num_layers))
+        return [{kind: tree[name] for kind, tree in self.variables.items() if name in tree} for name in names]
 
     def logits(self, hidden: Array) -> Array:
         """float32 logits [B, ..., V] of hidden states [B, ..., D]; V has the padding of vocab_rows, which nobody draws."""
@@ -353,8 +363,14 @@ def unlikely(logits: Array, vocab_size: int) -> Array:
 
 
 def abstract_params(model: Decoder) -> tuple[Any, Any]:
-    """Shapes (ShapeDtypeStruct, float32) and logical dimension names of all weights, without making any."""
+    """Shapes (ShapeDtypeStruct, float32) and logical dimension names of all weights, without making any.
+
+    One layer is traced; the others are as it is.
+    """
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    boxed = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), tokens, tokens)["params"]
+    shallow = model.clone(spec=dataclasses.replace(model.spec, num_layers=1))
+    boxed = jax.eval_shape(shallow.init, jax.eval_shape(lambda: jax.random.key(0)), tokens, tokens)["params"]
+    layer = boxed.pop("layers_0")
+    boxed |= {f"layers_{i}": layer for i in range(model.spec.num_layers)}
     names = jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
     return nn.unbox(boxed), names
