@@ -202,14 +202,21 @@ def init_state(policy: Policy, trainable: Any) -> PolicyState:
 
 def optimizer_shardings(policy: Policy, trainable: Any) -> Any:
     """Optimizer state is laid out like the weights it belongs to; its scalars are replicated."""
-    everywhere = sharding.replicated(policy.mesh)
-    return optax.tree.map_params(
-        policy.optimizer,
-        lambda _, weight: weight.sharding,
-        jax.eval_shape(policy.optimizer.init, trainable),
-        trainable,
-        transform_non_params=lambda _: everywhere,
-    )
+    everywhere, found = sharding.replicated(policy.mesh), []
+
+    def lay_out():
+        found.append(
+            optax.tree.map_params(
+                policy.optimizer,
+                lambda _, weight: weight.sharding,
+                jax.eval_shape(policy.optimizer.init, trainable),
+                trainable,
+                transform_non_params=lambda _: everywhere,
+            )
+        )
+
+    jax.eval_shape(lay_out)  # traced only: optax makes a state of its own on the way, each array of it a program to compile
+    return found[0]
 
 
 def full_weights(policy: Policy, state: PolicyState) -> Any:
