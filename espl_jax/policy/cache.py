@@ -301,17 +301,16 @@ class PrefillAttend:
 
         present = [number for number, name in enumerate(LEVELS) if jax.tree.leaves(cache[name])[0].shape[0]]
 
-        def of_level(*blocks):  # their own rows of a buffer, from the level that they belong to; "own" has most
-            taken = [jnp.take(block, self.row, axis=0, mode="clip") for block in blocks][::-1]
-            levels = present[::-1][: len(blocks)]
-            return functools.reduce(lambda a, b: jnp.where(self.level == b[0], b[1], a), zip(levels[1:], taken[1:]), taken[0])
-
         def itself(blocks):
-            here = []
-            for i in range(len(blocks)):
-                having = [cache[LEVELS[number]][i] for number in present if i < len(cache[LEVELS[number]])]
-                here.append(jax.tree.map(of_level, *having))
-            return attend_blocks(q, tuple(here), seen)
+            return attend_blocks(q, tuple(map(own_rows, range(len(blocks)))), seen)
+
+        def own_rows(i):  # of each chunk, in the buffers with this number, of the level that it belongs to; "own" has most
+            *others, last = [number for number in present if i < len(cache[LEVELS[number]])]
+            taken = {number: rows(cache[LEVELS[number]][i], self.row) for number in (*others, last)}
+            here = taken[last]
+            for number in others:
+                here = jax.tree.map(functools.partial(jnp.where, self.level == number), taken[number], here)
+            return here
 
         def above(name, row, length):
             there = lambda: attend_blocks(q, rows(cache[name], row), length[:, None])  # noqa: E731

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -47,11 +48,11 @@ VARIABLES = {
 
 
 @functools.cache
-def sampler(stop_ids=(), seed=0, **changes):
+def sampler(stop_ids=(), seed=0, max_length=MAX_LENGTH, **changes):
     mesh = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
     decoding = base.sampling()
     decoding.update({"batch_size": 16, "prefill_tokens": 32, "prefill_chunk": 16, "merge_weights": True} | changes)
-    return Sampler(MODEL, mesh, stop_ids, seed, decoding, MAX_LENGTH)
+    return Sampler(MODEL, mesh, stop_ids, seed, decoding, max_length)
 
 
 def requests(step=1):
@@ -72,16 +73,16 @@ def sampled(kind="full"):
     return sampler()(VARIABLES[kind], requests())
 
 
-def full_logits(variables, tokens):
+def full_logits(variables, tokens, length=MAX_LENGTH):
     """float32 [L, V] of one sequence, in one forward pass."""
-    padded = np.zeros((1, MAX_LENGTH), np.int32)
+    padded = np.zeros((1, length), np.int32)
     padded[0, : len(tokens)] = tokens
     return np.asarray(all_logits(variables, padded))[0, : len(tokens)]
 
 
 @jax.jit
 def all_logits(variables, tokens_BL):
-    hidden, _ = MODEL.apply(variables, tokens_BL, jnp.broadcast_to(jnp.arange(MAX_LENGTH), tokens_BL.shape))
+    hidden, _ = MODEL.apply(variables, tokens_BL, jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape))
     return MODEL.apply(variables, hidden, method="logits")
 
 
@@ -171,6 +172,19 @@ def test_reported_log_probabilities_are_those_of_the_full_forward(kind):
                     gaps["behavior"].append(tempered[t, token] - np.log(mass[last]) - completion.behavior[t])
     assert len(gaps["behavior"]) > 100
     assert {name: np.abs(gap).max() < 1e-4 for name, gap in gaps.items()} == dict.fromkeys(gaps, True)
+
+
+@pytest.mark.parametrize("head, tail", [(150, 10), (10, 150), (200, 140), (140, 200), (300, 10)])
+def test_shared_rows_of_every_length_are_read_as_they_were_written(head, tail):
+    """System prompts and problems whose rows have more buffers, or fewer, than the other's."""
+    rng = np.random.default_rng(head)
+    heads, tails = ([rng.integers(0, 300, n - i, dtype=np.int32) for i in range(2)] for n in (head, tail))
+    prompts = [np.concatenate(pair) for pair in itertools.product(heads, tails)]
+    asked = [Request(("r", i), prompts[i // 2], (1, 1, 0, i // 2, i), 6, 1.0, 1.0) for i in range(8)]
+    for request, completion in zip(asked, sampler(max_length=512)(VARIABLES["full"], asked), strict=True):
+        tokens, n = np.concatenate([request.tokens, completion.tokens]), len(request.tokens)
+        expected = log_softmax(full_logits(VARIABLES["full"], tokens, 512)[n - 1 : -1])[np.arange(6), completion.tokens]
+        np.testing.assert_allclose(completion.untempered, expected, atol=1e-4)
 
 
 def test_an_adapter_changes_what_is_drawn():
