@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
 
     config.rl.learning_rate = 5e-4
     config.rl.lora_rank = 16
-    config.rl.micro_batch_tokens = 1280
+    config.rl.micro_batch_tokens = 2560
     config.rl.head_chunk = 256
     config.rl.gap_warning = 1e-3
 
