@@ -87,9 +87,9 @@ def test_the_embedded_model_has_the_logits_of_another_reader_of_its_file(embedde
     assert tokens.tolist() == golden[f"{name}/tokens"].tolist()
     ours, _ = logits(*embedded_model, tokens[None])
     # The reference is float64. These are 64 ids a position: over the whole vocabulary, with logits up to 43, our
-    # float32 is as far as 1.2e-4 from it, and torch's own 1.1e-4.
+    # float32 is as far as 1.2e-4 from it, and torch's own 1.1e-4. Which of two orders XLA adds up in is a tenth of that.
     at_ids = np.take_along_axis(ours[0], golden[f"{name}/ids"], axis=-1)
-    assert np.abs(at_ids - golden[f"{name}/logits"]).max() < 1e-4
+    assert np.abs(at_ids - golden[f"{name}/logits"]).max() < 1.5e-4
     assert (ours[0].argmax(-1) == golden[f"{name}/ids"][:, 0]).all()
 
 
