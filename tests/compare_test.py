@@ -84,7 +84,9 @@ def test_prompts_stand_beside_the_truth_and_ratings_beside_accuracy(compared):
     page, table = ((compared / name).read_text(encoding="utf-8") for name in ("report.html", "table.md"))
     shown = "Principles that help with this kind of task:<br>[G0] best of espl"
     assert f"| espl, seed 1 | {shown} | - one \\| two<br>- three |" in table
-    assert "| espl, seed 1 | best of espl | step 1, critique of a |" in table and "step 1, critique of a" in page
+    origin = "prompt 1, step 1, mutation of 0: add, by the critique of problem a"
+    assert f"| espl, seed 1 | best of espl | {origin} |" in table
+    assert origin in page
     assert "| espl, seed 0 | 3 | +0.50 | 0.500 | 0.500 | 0.750 |" in table and "| rl, seed 0 | 3 |" not in table
     assert '<section id="prompts">' in page and "- one | two<br>- three" in page
     assert '<section id="ratings">' in page and 'id="chart-ratings"' in page

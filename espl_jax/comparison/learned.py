@@ -12,14 +12,14 @@ from espl_jax.report.charts import Line
 from espl_jax.report.page import Section
 
 PROMPT_HEADER = ["run", "best prompt at the end", "what is true"]
-ORIGIN_HEADER = ["run", "principle of the best prompt", "from"]
+ORIGIN_HEADER = ["run", "line of the best prompt", "from"]
 RATING_HEADER = ["run", "prompts", "rank correlation", "best rated", "mean", "best of all"]
 HOW_LEARNED = (
     "The best prompt by rating, as the model reads it, beside all that the task itself could have said, which no run is told."
 )
 HOW_FOUND = (
-    "The step that first had a principle word for word, and the reply that stated it, whose chat is among that step's "
-    "reflections."
+    "The oldest forebear that handed a line down, and the edit that wrote it there; its chat is among the reflections of that "
+    "step (python -m espl_jax.prompts)."
 )
 HOW_RATED = (
     "Prompts that competed most, measured on held-out problems under the last weights (evaluation.rated). Rank correlation "
@@ -34,8 +34,8 @@ def prompt_rows(runs: Sequence[Run]) -> list[list[str]]:
 
 
 def origin_rows(runs: Sequence[Run]) -> list[list[str]]:
-    """Rows of ORIGIN_HEADER, a principle each, of the same runs."""
-    return [[str(run.job), one.text, one.told] for run in runs if run.rulebook for one in run.origins]
+    """Rows of ORIGIN_HEADER, a line each, of the same runs."""
+    return [[str(run.job), one.line, str(one)] for run in runs if run.rulebook for one in run.origins]
 
 
 def rating_rows(runs: Sequence[Run]) -> list[list[str]]:

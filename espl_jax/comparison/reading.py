@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from espl_jax import ratings
-from espl_jax.comparison import origins
 from espl_jax.comparison import plan as plans
-from espl_jax.comparison.origins import Origin
 from espl_jax.comparison.plan import Job, Plan
 from espl_jax.evolution import population as populations
+from espl_jax.evolution.render import render_genome
 from espl_jax.records import artifacts, ledger
+from espl_jax.records.origins import Origin, origins
 
 NO_PROMPT = "_no_prompt"
 KNOWN = "evolution/rules_"  # metrics of what a prompt knows begin so (Task.measure)
@@ -33,8 +33,8 @@ class Point:
 @dataclass(frozen=True)
 class Run:
     """A job as far as it has come. totals: of its ledger, by purpose. children: prompts born. prompt, rulebook: texts of the
-    best prompt and of what the task itself could say, "" without a rulebook. origins: of the best prompt's principles, in the
-    job's last part. rated: rows of ratings.jsonl (ratings.py)."""
+    best prompt and of what the task itself could say, "" without a rulebook. origins: of the best prompt's lines, in the job's
+    last part. rated: rows of ratings.jsonl (ratings.py)."""
 
     job: Job
     done: bool
@@ -77,9 +77,8 @@ def read_job(plan: Plan, job: Job) -> Run | None:
         totals=ledger.totals(rows),
         seconds=_sum(rows, "time/step"),
         children=int(_sum(rows, "evolution/children")),
-        prompt=_best_prompt(job),
+        **_best(job),
         rulebook=_rulebook(job),
-        origins=_origins(job),
         rated=_rated(job),
     )
 
@@ -116,23 +115,14 @@ def _sum(rows: Sequence[Mapping[str, Any]], name: str) -> float:
     return sum(row[name] for row in rows if name in row)
 
 
-def _best_prompt(job: Job) -> str:
-    """The text of the best prompt at the end."""
-    path = _populated(job)[-1:]
-    return plans.best_text(path[0]) if path else ""
-
-
-def _origins(job: Job) -> tuple[Origin, ...]:
-    """Where the best prompt's principles come from."""
-    if not (path := _populated(job)[-1:]):
-        return ()
-    population = plans.population_of(path[0])
-    return origins.origins(path[0], population, populations.best(population))
-
-
-def _populated(job: Job) -> list[Path]:
-    """The parts that have recorded a population."""
-    return [workdir for workdir in job.workdirs if (workdir / plans.POPULATION).exists()]
+def _best(job: Job) -> dict[str, Any]:
+    """prompt and origins of a Run: the text of the best prompt at the end, and where its lines come from."""
+    written = [workdir for workdir in job.workdirs if (workdir / plans.POPULATION).exists()]
+    if not written:
+        return {"prompt": ""}
+    population = plans.population_of(written[-1])
+    best = populations.best(population)
+    return {"prompt": render_genome(best.genome), "origins": tuple(origins(written[-1], population, best))}
 
 
 def _rulebook(job: Job) -> str:

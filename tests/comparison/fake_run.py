@@ -47,9 +47,11 @@ def learn(workdir: Path, step: int) -> None:
     genome = {"kind": "principles", "principles": ["best of espl"], "document": ""}
     child = population["prompts"][0] | {"id": 1, "genome": genome, "parents": [0], "operator": "mutation", "born": 1}
     child["rating"] = {"mu": 2.0, "sigma": 1.0}
+    population["prompts"][0]["genome"] = genome | {"principles": []}
     population["prompts"].append(child)
     (workdir / "population.json").write_text(json.dumps(population))
-    said = {"stage": "critique", "problem_id": "a", "operations": [{"text": "best of espl", "fate": "applied"}]}
+    edit = {"op": "add", "text": "best of espl", "fate": "applied"}
+    said = {"stage": "critique", "problem_id": "a", "operations": [edit]}
     attempt = {"child": {"id": 1}, "calls": [said]}
     (workdir / "steps" / "000001" / "reflections.jsonl").write_text(json.dumps(attempt) + "\n")
     (workdir / "steps" / "000000" / "rulebooks.json").write_text(json.dumps({"validation": "- one | two\n- three"}))
