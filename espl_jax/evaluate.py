@@ -39,6 +39,11 @@ def choose_prompt(population: Population, choice: str) -> Prompt:
     return named[choice]() if choice in named else population[int(choice)]
 
 
+def measured(population: Population, task: Task, choice: str) -> dict[str, float]:
+    """What the task can tell of a prompt without asking the policy (Task.measure), of the one that evaluation would use."""
+    return task.measure(choose_prompt(population, choice).genome) if task.measure else {}
+
+
 def evaluate(
     policy: Policy, variables: Any, population: Population, task: Task, step: int, config: Any
 ) -> tuple[dict[str, float], dict[str, Rollouts]]:
@@ -66,7 +71,7 @@ def evaluate(
         if split in task.rulebooks:
             plans[f"{split}_rulebook"] = plan(split, replace(RULEBOOK, genome=task.rulebooks[split]))
     transcripts = dict(zip(plans, sample(policy, variables, list(plans.values()), task.grader)))
-    metrics = {"evaluation/prompt": float(chosen.id), **(task.measure(chosen.genome) if task.measure else {})}
+    metrics = {"evaluation/prompt": float(chosen.id), **measured(population, task, config.evaluation.prompt)}
     for name, rollouts in transcripts.items():
         metrics |= pass_metrics(rollouts.rewards_PQG[0], name)
         if without and empty and name in splits:

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from espl_jax import acceptance, ratings, tasks
 from espl_jax import config as configs
 from espl_jax.editors import EDITORS
-from espl_jax.evaluate import evaluate
+from espl_jax.evaluate import evaluate, measured
 from espl_jax.evolution.crossover import crossover
 from espl_jax.evolution.guards import Library
 from espl_jax.evolution.mutation import mutate
@@ -134,6 +134,7 @@ def iterate(run: Run, state: RunState) -> Step:
             population, reflections, trials = reflect(run, policy_state, population, rollouts, step, reflect_rng)
         metrics |= costs.of_reflections(policy.spec if config.evolution.editor in OURS else None, reflections)
         metrics |= costs.of_rollouts("acceptance", policy.spec, list(trials.values()))
+        metrics |= measured(population, task, config.evaluation.prompt)
     if learned is not None:
         with phase("update"):
             metrics |= learned()

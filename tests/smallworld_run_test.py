@@ -16,6 +16,7 @@ RUN = {
     "task.num_train": 8, "task.num_validation": 2, "task.num_test": 2, "task.num_problems": 2, "task.num_samples": 2,
     "task.world.operations": 4, "task.world.drift": 0.5, "task.world.drift_step": 2, "evolution.max_new_tokens": 24,
     "sampling.max_new_tokens": 16, "sampling.batch_size": 8, "evaluation.max_new_tokens": 16, "evaluation.num_samples": 1,
+    "evaluation.every": 2,
 }  # fmt: skip
 
 
@@ -50,7 +51,8 @@ def test_teaching_lowers_the_loss_on_demonstrations_that_are_held_out(workdir):
 
 
 def test_every_set_is_measured_under_no_prompt_the_prompt_and_the_rulebook(workdir):
-    for row in rows(workdir / "run" / "metrics.jsonl"):
+    before, _, after = rows(workdir / "run" / "metrics.jsonl")
+    for row in (before, after):
         sets = {name.partition("/")[0] for name in row if name.endswith("/reward") and not name.startswith("train")}
         names = {"validation", "test", "transfer", "swap"}
         assert sets == {f"{name}{under}" for name in names for under in ("", "_no_prompt", "_rulebook")}
@@ -63,12 +65,12 @@ def test_the_records_have_the_truth(workdir):
 
 
 def test_what_the_prompt_knows_changes_when_the_world_does(workdir):
-    """The root prompt states two of four meanings, one of them rightly."""
+    """The root prompt states two of four meanings, one of them rightly: told at every step, evaluated or not."""
     known = [(row["evolution/rules_known"], row["evolution/rules_wrong"]) for row in rows(workdir / "run" / "metrics.jsonl")]
-    before, after = known[0], known[-1]
-    assert before == (0.25, 0.25)
+    before, between, after = known
+    assert before == between == (0.25, 0.25)
     assert sum(after) == 0.5 and after[0] in (0.0, 0.25)
     asked = [{row["question"]: row["answer"] for row in rows(workdir / "run" / "steps" / step / "evaluation_validation.jsonl")}
-             for step in ("000001", "000002")]
+             for step in ("000000", "000002")]
     shared = set(asked[0]) & set(asked[1])
     assert not shared or any(asked[0][question] != asked[1][question] for question in shared)

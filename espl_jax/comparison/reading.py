@@ -1,8 +1,8 @@
 """What the runs of a comparison have left, read into one value."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,18 @@ Rewards = Mapping[str, Mapping[str, float]]  # held-out set -> problem -> mean o
 
 @dataclass(frozen=True)
 class Point:
-    """An evaluation. step and spent (by field of a budget) count from the beginning of the job. known: the task's own measures
-    of the evaluated prompt, where it has some."""
+    """An evaluation. step and spent (by field of a budget) count from the beginning of the job."""
 
     step: int
     spent: Mapping[str, float]
     rewards: Rewards
-    known: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Run:
     """A job as far as it has come. totals: of its ledger, by purpose. children: prompts born. prompt, rulebook: texts of the
-    best prompt and of what the task itself could say, "" without a rulebook. origins: of the best prompt's lines, in the job's
-    last part. rated: rows of ratings.jsonl (ratings.py)."""
+    best prompt and of what the task itself could say, "" without a rulebook. known: the task's own measures of what its prompts
+    know, by step. origins: of the best prompt's lines, in the job's last part. rated: rows of ratings.jsonl (ratings.py)."""
 
     job: Job
     done: bool
@@ -45,6 +43,7 @@ class Run:
     seconds: float
     children: int
     prompt: str
+    known: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     rulebook: str = ""
     origins: tuple[Origin, ...] = ()
     rated: tuple[dict[str, Any], ...] = ()
@@ -59,10 +58,13 @@ def read_job(plan: Plan, job: Job) -> Run | None:
     """The parts of a job, one behind the other; None when nothing is recorded. Raises ValueError or OSError for damage."""
     points: list[Point] = []
     rows: list[dict[str, Any]] = []
+    known: dict[str, dict[int, float]] = {}
     steps, spent = 0, dict.fromkeys(plans.UNITS.values(), 0.0)
     for number, workdir in enumerate(job.workdirs):
         own = plans.rows_of(workdir)
         points += _points(workdir, own, steps, spent, first=number == 0)
+        for name, step, value in _told(own):
+            known.setdefault(name, {})[steps + step] = value
         steps += own[-1]["step"] if own else 0
         spent = {field: amount + ledger.spent(plans.totals(own), field) for field, amount in spent.items()}
         rows += own
@@ -77,6 +79,7 @@ def read_job(plan: Plan, job: Job) -> Run | None:
         totals=ledger.totals(rows),
         seconds=_sum(rows, "time/step"),
         children=int(_sum(rows, "evolution/children")),
+        known=known,
         **_best(job),
         rulebook=_rulebook(job),
         rated=_rated(job),
@@ -92,8 +95,7 @@ def _points(
         sums = {field: amount + ledger.spent(row, field) for field, amount in sums.items()}
         rewards = evaluation(artifacts.step_folder(workdir, row["step"]), row)
         if rewards and (first or row["step"]):
-            known = {name: value for name, value in row.items() if name.startswith(KNOWN)}
-            points.append(Point(steps + row["step"], sums, rewards, known))
+            points.append(Point(steps + row["step"], sums, rewards))
     return points
 
 
@@ -109,6 +111,11 @@ def evaluation(folder: Path, row: Mapping[str, Any]) -> dict[str, dict[str, floa
         found[path.stem.removeprefix("evaluation_")] = means
     same = {name + NO_PROMPT: name for name in found if f"{name}{NO_PROMPT}/reward" in row}
     return {twin: found[name] for twin, name in same.items()} | found
+
+
+def _told(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, int, float]]:
+    """Measure, step and value of all that the task told of what prompts know."""
+    return ((name, row["step"], value) for row in rows for name, value in row.items() if name.startswith(KNOWN))
 
 
 def _sum(rows: Sequence[Mapping[str, Any]], name: str) -> float:

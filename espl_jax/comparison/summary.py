@@ -79,7 +79,7 @@ def summarize(budget: Budget, runs: Sequence[Run], failed: Mapping[str, str]) ->
         curves={axis: _curves(by_method, partial(curve, measured=measured, axis=axis)) for axis in AXES},
         known={
             name: _curves(by_method, partial(known_curve, name=name))
-            for name in sorted({name for run in done for point in run.points for name in point.known})
+            for name in sorted({name for run in done for name in run.known})
         },
         runs=tuple(runs),
         failed=failed,
@@ -159,9 +159,9 @@ def curve(run: Run, measured: str, axis: str) -> tuple[list[float], list[float]]
 
 
 def known_curve(run: Run, name: str) -> tuple[list[float], list[float]]:
-    """Steps, and a measure of what the evaluated prompt knows."""
-    points = [(float(point.step), point.known[name]) for point in run.points if name in point.known]
-    return [x for x, _ in points], [y for _, y in points]
+    """Steps, and a measure of what the prompt knows that evaluation would use."""
+    known = run.known.get(name, {})
+    return [float(step) for step in known], list(known.values())
 
 
 def without_prompt(method: Method, measured: str) -> Interval | None:
