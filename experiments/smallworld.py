@@ -3,7 +3,7 @@
   python -m espl_jax.sft --config=experiments/smallworld_sft.py --workdir=runs/smallworld_sft      (teaches it, once)
   python -m espl_jax.main --config=experiments/smallworld.py --workdir=runs/smallworld             (from it)
 
-Hardware: 2 CPU cores, 16 GiB of memory, half a minute to 45 s a step. What to expect: docs/smallworld.md.
+Hardware: 2 CPU cores, 16 GiB of memory, 20 to 30 s a step. What to expect: docs/smallworld.md.
 What the words mean is stated nowhere: a prompt can learn it (evolution/rules_known), and so can the weights (the same test
 without a prompt). An adapter that lies elsewhere is named by --config.model.adapter=DIR.
 """
@@ -15,7 +15,7 @@ from experiments import base
 
 def get_config() -> ConfigDict:
     config = base.get_config()
-    config.num_steps = 20
+    config.num_steps = 24
 
     config.model.adapter = "smallworld"
     config.model.max_length = 2048
@@ -28,17 +28,17 @@ def get_config() -> ConfigDict:
     config.task.num_train = 120
     config.task.num_validation = 12
     config.task.num_test = 12
-    config.task.num_problems = 4
+    config.task.num_problems = 3
     config.task.num_samples = 4
     config.task.question_suffix = '\nEnd with a line "Answer:" and the results in order.'
-    config.task.world.operations = 6
+    config.task.world.operations = 5
     config.task.world.depth = 2
     config.task.world.examples = 3
 
     config.sampling.temperature = 1.0
     config.sampling.top_p = 1.0
     config.sampling.max_new_tokens = 192
-    config.sampling.batch_size = 32
+    config.sampling.batch_size = 24
     config.sampling.prefill_tokens = 512
     config.sampling.prefill_chunk = 64
     config.sampling.merge_weights = True
@@ -58,7 +58,7 @@ def get_config() -> ConfigDict:
     config.evolution.max_trajectory_words = 120
     config.evolution.summarize_above = 120
 
-    config.evaluation.every = 10
+    config.evaluation.every = 12
     config.evaluation.rated = 8
     config.evaluation.num_samples = 1
     config.evaluation.temperature = 1.0

@@ -19,6 +19,7 @@ def get_config() -> ConfigDict:
 
     config.task.num_problems = 6  # of a scene
     config.task.num_samples = 4
+    config.task.world.operations = 6  # at the most
     config.sft.data = "smallworld"
     config.sft.num_demonstrations = 4000
     config.sft.num_validation = 64
