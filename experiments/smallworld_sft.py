@@ -14,11 +14,12 @@ from experiments import smallworld
 
 def get_config() -> ConfigDict:
     config = smallworld.get_config().unlock()
-    config.num_steps = 400
+    config.num_steps = 480
     config.model.adapter = ""
 
     config.task.num_problems = 6  # of a scene
     config.task.num_samples = 4
+    config.evolution.max_problems = 3
     config.task.world.operations = 6  # at the most
     config.sft.data = "smallworld"
     config.sft.num_demonstrations = 4000

@@ -23,7 +23,7 @@ from espl_jax.structs import Call, Message, Reflection
 from espl_jax.tasks.smallworld.reading import told
 from espl_jax.tasks.smallworld.task import DESCRIBE
 
-ANSWERS, DRILLS, LOOKUPS = 2, 2, 2  # of a scene
+ANSWERS, DRILLS, LOOKUPS = 3, 4, 3  # of a scene
 SUMMARISED = 12  # in one scene of so many all attempts are summarised, however short they are
 
 

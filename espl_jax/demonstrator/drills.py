@@ -12,7 +12,7 @@ from espl_jax.demonstrator.finding import Example, find
 from espl_jax.demonstrator.ideal import index, lines_about, opening
 from espl_jax.demonstrator.scenes import statement
 from espl_jax.structs import Genome, Message
-from espl_jax.tasks.smallworld.rules import RULES, STYLES
+from espl_jax.tasks.smallworld.rules import RULES, STYLES, Rule
 from espl_jax.tasks.smallworld.words import words as invented
 
 MOST = 4  # examples
@@ -21,16 +21,18 @@ NONE = 0.1  # share of drills that nothing fits: one result is another
 DEEP = 0.25  # share of drills with numbers as the inner results of a deeper expression have them
 LISTED = 4, 8  # words of a list to look them up in, at least and at most
 UNSAID = 0.25  # of them: share that the list leaves out
+AGAIN = 0.2  # of those that it has: share that has a second line
+HARD = 0.5  # share of drills whose numbers are chosen, of so many draws, for meanings that fail late
+DRAWS = 6
 
 
 def drills(words: Sequence[str], largest: int, count: int, rng: random.Random) -> Iterator[tuple[Message, ...]]:
     """So many drills about a world's words. largest: of the numbers of its expressions."""
     for _ in range(count):
         word, rule = rng.choice(words), rng.choice(RULES)
-        top = 2 * largest if rng.random() < DEEP else largest
-        examples = [Example(a, b, rule.value(a, b)) for a, b in pairs(rng.randint(1, MOST), largest, top, rng)]
+        examples = applications(rule, rng.randint(1, MOST), largest, 2 * largest if rng.random() < DEEP else largest, rng)
         if rng.random() < NONE:
-            examples[-1] = replace(examples[-1], result=rng.randint(0, 3 * top))
+            examples[-1] = replace(examples[-1], result=rng.randint(0, 6 * largest))
         tried = rng.sample(RULES, rng.choice((0, 0, *range(TRIED + 1))))
         shown = ", ".join(f"{one.a} {word} {one.b} is {one.result}" for one in examples)
         asked = f"What may {word} mean? {shown}."
@@ -39,6 +41,18 @@ def drills(words: Sequence[str], largest: int, count: int, rng: random.Random) -
         thought, found = find(word, examples, tried)
         stated = [statement(word, found, len(examples))] if found else []
         yield Message("user", asked), Message("assistant", "\n".join([thought, *stated]))
+
+
+def applications(rule: Rule, count: int, largest: int, top: int, rng: random.Random) -> list[Example]:
+    """What a rule makes of different pairs of numbers; often of pairs for which the search goes furthest astray.
+
+    Where most meanings fail at the first example already, nobody learns to hold them against the last.
+    """
+    draws = [
+        [Example(a, b, rule.value(a, b)) for a, b in pairs(count, largest, top, rng)]
+        for _ in range(DRAWS if rng.random() < HARD else 1)
+    ]
+    return max(draws, key=lambda examples: find("", examples)[0].count("->"))
 
 
 def pairs(count: int, largest: int, top: int, rng: random.Random) -> list[tuple[int, int]]:
@@ -56,6 +70,7 @@ def lookups(count: int, rng: random.Random) -> Iterator[tuple[Message, ...]]:
         stream = invented("demonstration", rng)
         names = tuple(next(stream) for _ in range(rng.randint(*LISTED)))
         told = [name for name in names if rng.random() >= UNSAID]
+        told += [name for name in told if rng.random() < AGAIN]
         lines = [statement(name, rng.choice(RULES), rng.randint(1, MOST), rng.randrange(STYLES)) for name in told]
         genome = Genome("principles", tuple(rng.sample(lines, len(lines))))
         shown = "\n".join(f"[G{number}] {line}" for number, line in enumerate(genome.principles))

@@ -1,11 +1,12 @@
 """How a meaning is found from graded examples, in steps that a small model can carry out and a reader can check.
 
 Each base of the family is tried in turn: what it gives for each example, worked out as an answer is, and how much is missing to
-the true result. Where the same is missing everywhere, and the family adds so much, the rule is found:
+the true result ("less" or "more" where no meaning adds so much). Where the same is missing everywhere, and the family adds so
+much, the rule is found:
 
   kafux: 7 4 is 14, 2 9 is 14, 5 5 is 13.
-  larger: the larger is 7 -> 14 +7, no.
-  sum: 7+4=11 -> 14 +3, 2+9=11 -> 14 +3, 5+5=10 -> 13 +3, yes.
+  larger: the larger is 7 -> 14 more, no.
+  sum: 7+4=11 -> 14 +3, 2+9=11 -> 14 +3, 5+5=10 -> 13 +3, yes, add 3.
 
 Numbers stand beside each other where they are compared: a small model that has to look them up takes the wrong ones.
 """
@@ -54,7 +55,14 @@ def trial(base: str, examples: Sequence[Example]) -> tuple[str, int | None]:
     for example in examples:
         value = BASES[base].value(example.a, example.b)
         missing.append(example.result - value)
-        told.append(f"{BASES[base].work(example.a, example.b)} -> {example.result} {missing[-1]:+d}")
+        told.append(f"{BASES[base].work(example.a, example.b)} -> {example.result} {compared(missing[-1])}")
         if missing[-1] != missing[0] or not 0 <= missing[-1] <= EXTRAS.get(base, 0):
             return f"{name}: {', '.join(told)}, no.", None
-    return f"{name}: {', '.join(told)}, yes.", missing[0]
+    return f"{name}: {', '.join(told)}, yes, add {missing[0] or 'nothing'}.", missing[0]
+
+
+def compared(missing: int) -> str:
+    """What is missing, "+3", where a meaning may add so much; else "less" or "more": nobody need know how much."""
+    if missing < 0:
+        return "less"
+    return f"+{missing}" if missing <= max(EXTRAS.values()) else "more"

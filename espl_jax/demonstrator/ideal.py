@@ -13,12 +13,11 @@ from espl_jax.demonstrator.scenes import Scene, examples_of, statement
 from espl_jax.evolution.crossover import winners
 from espl_jax.evolution.reflection import best_prompt
 from espl_jax.structs import Chat, Genome, Problem, Reply
-from espl_jax.tasks.smallworld.reading import read_rule, statements
+from espl_jax.tasks.smallworld.reading import statements
 from espl_jax.tasks.smallworld.rules import Rule
 from espl_jax.tasks.smallworld.world import Expression, Step
 
-_LINE = re.compile(r"^\[G(\d+)\] (\([^)]*\) )?(.*)$", re.MULTILINE)
-_ATTEMPT = re.compile(r"^Attempt (\d+) \((\w+)", re.MULTILINE)  # its number, and correct, wrong or score
+_LINE = re.compile(r"^\[G\d+\] (\([^)]*\) )?(.*)$", re.MULTILINE)
 _SUPPORT = re.compile(r"\(fits (\d+)\)")
 Edit = dict[str, Any]
 
@@ -37,7 +36,7 @@ def ideal_editor(scene: Scene, tie_margin: float, max_edits: int) -> Callable[[S
         problem = problems[which.partition("/")[0]]
         if stage == "summary":
             return retold(scene, problem, int(which.partition("/")[2]))
-        return criticised(scene, problem, max_edits, chat.messages[-1].content)
+        return criticised(scene, problem, max_edits)
 
     return lambda chats: [Reply(chat.id, reply(chat), "stop", 0, 0) for chat in chats]
 
@@ -51,38 +50,34 @@ def answer(thought: str, edits: Sequence[Edit]) -> str:
 # -- mutation ------------------------------------------------------------------------------------------------------------
 
 
-def criticised(scene: Scene, problem: Problem, max_edits: int, text: str) -> str:
+def criticised(scene: Scene, problem: Problem, max_edits: int) -> str:
     """What the sheet shows about the principles: a meaning is missing, one is wrong, or all is well.
 
-    Always the same way: which line is about which word, what is said of each word of the sheet, how the attempts were graded,
-    the inner results, the outermost word's examples, a search that begins with what is said or was guessed rightly, and a
-    verdict. Nothing is claimed that has not been worked out before. text: of the chat.
+    Always the same way: which line is about which word, what is said of each word of the sheet from the inside out (an inner
+    one of which nothing is said ends it), the inner results, the outermost word's examples, a search that begins with what is
+    said, and a verdict. Nothing is claimed that has not been worked out before. What the attempts guessed is no part of it: a
+    small model that goes by an attempt copies one that failed.
     """
     genome = scene.population[best_prompt(scene.rollouts)].genome
     positions = lines_about(genome, scene.world.words)
     said = {word: lines[-1][1] for word, lines in positions.items()}
-    lines = [index(genome, positions), *(opening(word, positions.get(word, ())) for word in words_of(problem))]
-    lines.append(grades(text))
-    lucky = guessed_right(scene, problem, said)
-    if lucky:
-        number, guesses = lucky
-        lines.append(f"Attempt {number + 1} is correct with {' and '.join(f'{w}: {r.wording()}' for w, r in guesses.items())}.")
-    found = examples_of(problem, said)
-    if found is None:
-        size = len(problem.data["items"])
-        edits = [{"op": "add", "principle": statement(word, rule, size)} for word, rule in lucky[1].items()] if lucky else []
-        return answer("\n".join(lines if lucky else [*lines, "Nothing can be told."]), edits[:max_edits])
-    word, examples = found
-    about = positions.get(word, ())
-    suspects = [rule for _, rule in reversed(about)] or list(lucky[1].values() if lucky else ())
-    thought, rule = find(word, examples, suspects)
+    *inner, last = words_of(problem)
+    lines = [index(genome, positions)]
+    for word in inner:
+        lines.append(f"inside, {opening(word, positions.get(word, ()))}")
+        if word not in said:
+            return answer("\n".join([*lines, "Nothing can be told."]), [])
+    about = positions.get(last, ())
+    _, examples = examples_of(problem, said)
+    thought, rule = find(last, examples, [stated for _, stated in reversed(about)])
+    thoughts = "\n".join([*lines, opening(last, about), *inner_work(problem, said), thought])
+    if rule is None:
+        return answer(thoughts, [])
     wrong = [number for number, stated in about if not fits(stated, examples)]
-    verdicts = [f"G{number} is {'wrong' if number in wrong else 'right'}." for number, _ in about] if rule else []
-    text = statement(word, rule, len(examples)) if rule else ""
-    edits = [{"op": "modify", "id": f"G{number}", "principle": text} for number in wrong[:max_edits]] if rule else []
-    if rule and not about:
-        edits = [{"op": "add", "principle": text}]
-    return answer("\n".join([*lines, *inner_work(problem, said), thought, *verdicts]), edits)
+    verdicts = [f"G{number} is {'wrong' if number in wrong else 'right'}." for number, _ in about]
+    text = statement(last, rule, len(examples))
+    corrections = [{"op": "modify", "id": f"G{number}", "principle": text} for number in wrong[:max_edits]]
+    return answer("\n".join([thoughts, *verdicts]), corrections if about else [{"op": "add", "principle": text}])
 
 
 def words_of(problem: Problem) -> list[str]:
@@ -95,11 +90,6 @@ def index(genome: Genome, positions: dict[str, list[tuple[int, Rule]]]) -> str:
     words = {number: word for word, about in positions.items() for number, _ in about}
     found = [f"G{number} {words.get(number, 'other')}" for number in range(len(genome.principles))]
     return f"List: {', '.join(found) or 'empty'}."
-
-
-def grades(text: str) -> str:
-    """The grades of the attempts that a chat shows: without them a small model finds a correct one where there is none."""
-    return f"Attempts: {', '.join(f'{number} {grade}' for number, grade in _ATTEMPT.findall(text))}."
 
 
 def opening(word: str, about: Sequence[tuple[int, Rule]]) -> str:
@@ -122,32 +112,6 @@ def inner_steps(expression: Expression, said: dict[str, Rule]) -> list[tuple[Ste
     """All operations but the outermost, with their numbers."""
     inner = Expression(expression.first, expression.steps[:-1])
     return [(step, a, b) for step, a, b, _ in inner.worked(said.__getitem__)] if inner.steps else []
-
-
-def guessed_right(scene: Scene, problem: Problem, said: dict[str, Rule]) -> tuple[int, dict[str, Rule]] | None:
-    """The first attempt that is wholly right by what it went by, and its guesses about words of which nothing is `said`.
-
-    None without such guesses. An attempt that is right only because two mistakes met says nothing.
-    """
-    words = [word for word in words_of(problem) if word not in said]
-    p, q = place(scene, problem)
-    for g, reward in enumerate(scene.rollouts.rewards_PQG[p, q]):
-        guesses = meanings_in(scene.rollouts.texts[scene.rollouts.index(p, q, g)], words)
-        if words and reward == 1 and gives_all(problem, said | guesses):
-            return g, guesses
-    return None
-
-
-def gives_all(problem: Problem, meanings: dict[str, Rule]) -> bool:
-    """Whether these meanings give every result of the sheet."""
-    pairs = zip(problem.data["items"], problem.data["answers"], strict=True)
-    return all(expression.value(meanings.__getitem__) == answer for expression, answer in pairs)
-
-
-def meanings_in(text: str, words: Sequence[str]) -> dict[str, Rule]:
-    """What an attempt took the words to mean."""
-    lines = {line.partition(":")[0]: read_rule(line.partition(":")[2]) for line in text.splitlines()}
-    return {word: lines[word] for word in words if lines.get(word) is not None}
 
 
 def place(scene: Scene, problem: Problem) -> tuple[int, int]:
@@ -177,24 +141,20 @@ def retold(scene: Scene, problem: Problem, g: int) -> str:
 
 def tidied(text: str, words: tuple[str, ...]) -> str:
     """The plan for a list: lines about the same word become one, the better supported where they differ."""
-    lines = [(int(number), line) for number, _, line in _LINE.findall(text)]
-    thoughts, edits = [], []
-    for word in words:
-        about = [(number, line, rule) for number, line in lines for _, rule, _ in read(line, word) if rule is not None]
+    listed = Genome("principles", tuple(line for _, line in _LINE.findall(text)))
+    positions = lines_about(listed, words)
+    thoughts, edits = [index(listed, positions)], []
+    for word, about in positions.items():
         if len(about) < 2:
             continue
-        number, line, rule = max(about, key=lambda one: support(one[1]))
-        numbers = [f"G{number}" for number, _, _ in about]
-        same = all(rule.equals(other) for _, _, other in about)
+        number, rule = max(about, key=lambda one: support(listed.principles[one[0]]))
+        numbers = [f"G{number}" for number, _ in about]
+        same = all(rule.equals(other) for _, other in about)
         why = "say the same" if same else f"differ, and G{number} fits most"
         thoughts.append(f"{' and '.join(numbers)} are about {word}: they {why}.")
-        edits.append({"op": "merge", "ids": numbers, "principle": statement(word, rule, support(line))})
-    return answer(" ".join(thoughts) or "Each word has one line.", edits)
-
-
-def read(line: str, word: str) -> list[tuple[str, Rule | None, str]]:
-    """(word, meaning, sentence) of what a line says about one word."""
-    return [(one.word, one.rule, one.text) for one in statements(line, (word,))]
+        text = statement(word, rule, support(listed.principles[number]))
+        edits.append({"op": "merge", "ids": numbers, "principle": text})
+    return answer("\n".join(thoughts if edits else [*thoughts, "Each word has one line."]), edits)
 
 
 def support(line: str) -> int:

@@ -21,3 +21,17 @@ def words(user: str, rng: random.Random) -> Iterator[str]:
         if owner(word) == user and word not in seen:
             seen.add(word)
             yield word
+
+
+def unlike(stream: Iterator[str], count: int) -> list[str]:
+    """The first so many of a stream that are not easily taken for each other: no two begin with the same letter.
+
+    Where there are more words than letters, no two of the rest begin with the same two letters.
+    """
+    found: list[str] = []
+    while len(found) < count:
+        begin = 1 if len(found) < len(FIRST) else 2
+        word = next(stream)
+        if all(word[:begin] != other[:begin] for other in found):
+            found.append(word)
+    return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from espl_jax.structs import Problem, text_id
 from espl_jax.tasks.smallworld.rules import RULES, Rule
-from espl_jax.tasks.smallworld.words import words
+from espl_jax.tasks.smallworld.words import unlike, words
 
 MAX_OPERATIONS = len(RULES) - 4  # of a world: no two words mean the same, and some meanings are left to swap with
 MAX_DEPTH = 3
@@ -70,10 +70,10 @@ class Expression:
 
 
 def draw_world(name: str, user: str, operations: int, seed: str) -> World:
-    """A world of so many operations, no two of one meaning. user: whose words it has (words.py)."""
+    """A world of so many operations, no two of one meaning and none spelt like another. user: whose words it has (words.py)."""
     rng = random.Random(f"smallworld/world/{seed}")
-    stream = words(user, rng)
-    return World(name, {next(stream): rule for rule in rng.sample(RULES, operations)})
+    names = unlike(words(user, rng), operations)
+    return World(name, dict(zip(names, rng.sample(RULES, operations))))
 
 
 def swapped(world: World, seed: str, share: float = 1.0) -> World:

@@ -6,7 +6,7 @@ from espl_jax import tasks
 from espl_jax.evolution.guards import Library, Watched, leaks
 from espl_jax.tasks.grading import grade_all
 from espl_jax.tasks.smallworld.rules import RULES, Rule, digit_sum
-from espl_jax.tasks.smallworld.words import owner
+from espl_jax.tasks.smallworld.words import owner, unlike
 from espl_jax.tasks.smallworld.world import Expression, Step, draw_world, swapped
 from experiments import base
 
@@ -54,6 +54,14 @@ def test_an_expression_is_written_and_worked_from_the_inside_out():
     assert str(expression) == "(2 bemoz (7 kafux 4)) zorek 20"
     assert [done[1:] for done in expression.worked(meaning)] == [(7, 4, 11), (2, 11, 15), (15, 20, 15)]
     assert expression.value(meaning) == 15
+
+
+def test_no_two_words_of_a_world_begin_with_the_same_letter_or_where_these_run_out_with_the_same_two():
+    for seed in range(20):
+        few, many = (draw_world("a world", "run", operations, str(seed)).words for operations in (13, 20))
+        assert len({word[0] for word in few}) == 13 and many[:13] == few
+        assert len({word[:2] for word in many}) == 20
+    assert unlike(iter(["kafux", "kobez", "bemoz"]), 2) == ["kafux", "bemoz"]
 
 
 def test_no_expression_is_in_two_splits(small):
