@@ -7,6 +7,8 @@ was killed, no second comparison works in the same directory.
 
 import contextlib
 import fcntl
+import os
+import queue
 import subprocess
 import sys
 import threading
@@ -59,10 +61,13 @@ class Runner:
         """say: told of every start and end. program: what starts espl_jax.main."""
         self._plan, self._lock, self._say, self._program = plan, lock, say, tuple(program)
         self._alive: list[subprocess.Popen] = []
+        self._cores: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()  # what the next process may use
         self._stopping = threading.Event()
 
     def run(self, processes: int) -> list[Fate]:
         """Every job, in the order of the plan, so many at a time. An interrupt ends the runs, which save what they have."""
+        for cores in core_shares(processes):
+            self._cores.put(cores)
         with ThreadPoolExecutor(processes, thread_name_prefix="run") as pool:
             try:
                 return list(pool.map(self._job, self._plan.jobs))
@@ -104,11 +109,16 @@ class Runner:
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=(self._lock.fileno(),)
         )
         self._alive.append(process)
+        cores = self._cores.get()
+        if cores:
+            with contextlib.suppress(ProcessLookupError):  # it has ended already
+                os.sched_setaffinity(process.pid, cores)
         if self._stopping.is_set():
             process.terminate()
         try:
             return process.wait()
         finally:
+            self._cores.put(cores)
             self._alive.remove(process)
 
     def _stop(self) -> None:
@@ -123,6 +133,16 @@ class Runner:
         for process in waiting:
             if process.poll() is None:
                 process.kill()
+
+
+def core_shares(processes: int) -> list[tuple[int, ...]]:
+    """The cores that each of so many processes may use: no two the same ones, since runs that share all of them wait for each
+    other in every product. () for each, any core, where there are fewer cores than processes or the system has no such thing.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if not 1 < processes <= len(cores):
+        return [()] * processes
+    return [tuple(cores[number::processes]) for number in range(processes)]
 
 
 def tail(path: Path) -> str:
