@@ -15,7 +15,7 @@ from experiments import base
 
 def get_config() -> ConfigDict:
     config = base.get_config()
-    config.num_steps = 24
+    config.num_steps = 48
 
     config.model.adapter = "smallworld"
     config.model.max_length = 2048
@@ -28,8 +28,8 @@ def get_config() -> ConfigDict:
     config.task.num_train = 120
     config.task.num_validation = 12
     config.task.num_test = 12
-    config.task.num_problems = 3
-    config.task.num_samples = 4
+    config.task.num_problems = 2
+    config.task.num_samples = 3
     config.task.question_suffix = '\nEnd with a line "Answer:" and the results in order.'
     config.task.world.operations = 5
     config.task.world.depth = 2
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
     config.sampling.temperature = 1.0
     config.sampling.top_p = 1.0
     config.sampling.max_new_tokens = 192
-    config.sampling.batch_size = 24
+    config.sampling.batch_size = 16
     config.sampling.prefill_tokens = 512
     config.sampling.prefill_chunk = 64
     config.sampling.merge_weights = True
@@ -58,7 +58,7 @@ def get_config() -> ConfigDict:
     config.evolution.max_trajectory_words = 120
     config.evolution.summarize_above = 120
 
-    config.evaluation.every = 12
+    config.evaluation.every = 24
     config.evaluation.rated = 8
     config.evaluation.num_samples = 1
     config.evaluation.temperature = 1.0

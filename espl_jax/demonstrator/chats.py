@@ -1,6 +1,6 @@
 """Demonstrations without end: scene after scene, what a solver and an editor say there, as conversations to learn from.
 
-By tokens half are critiques, a fifth drills of their reasoning, an eighth answers, the rest other calls.
+By tokens three eighths are critiques, a fifth each drills of their search and of looking words up, a seventh answers.
 """
 
 import itertools
