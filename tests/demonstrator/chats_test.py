@@ -7,21 +7,23 @@ import re
 
 import pytest
 
+from espl_jax import config as configs
+from espl_jax import tasks
 from espl_jax.demonstrations import DEMONSTRATIONS
-from espl_jax.demonstrator.answers import GUESS
+from espl_jax.demonstrator.answers import GUESS, worked_out
 from espl_jax.demonstrator.chats import answers, calls, conversations, mutation
 from espl_jax.demonstrator.finding import Example, find, fits
 from espl_jax.demonstrator.ideal import tidied
 from espl_jax.demonstrator.scenes import examples_of, make_scene
 from espl_jax.evolution.edits import parse_edits
+from espl_jax.policy.state import open_model
 from espl_jax.structs import Problem
-from espl_jax.tasks import build
 from espl_jax.tasks.smallworld.reading import rules_known, statements
 from espl_jax.tasks.smallworld.rules import RULES, Rule
 from espl_jax.tasks.smallworld.task import grade
 from espl_jax.tasks.smallworld.words import owner
-from espl_jax.tasks.smallworld.world import Expression, Step
-from experiments import smallworld_sft
+from espl_jax.tasks.smallworld.world import Expression, Step, draw_world
+from experiments import smallworld, smallworld_sft
 
 SCENES = 60
 WORD = re.compile(r"\b[bdfgklmnprtvz][aeiou][bdfgklmnprtvz][aeiou][xzvkj]\b")
@@ -130,13 +132,24 @@ def test_answers_are_right_where_every_meaning_is_stated_rightly(scenes, config)
     assert right > 20
 
 
+def test_the_experiment_has_room_for_the_reply_of_a_solver_who_knows_all_and_makes_no_mistake():
+    config = configs.resolve(smallworld.get_config())
+    _, _, tokenizer = open_model(config)
+    room = min(config.sampling.max_new_tokens, config.evaluation.max_new_tokens)
+    for seed in range(4):
+        task = tasks.build(config.task, seed, config.tools)
+        meanings = draw_world("the world", "run", config.task.world.operations, str(seed)).meanings
+        texts = {worked_out(problem.data["items"], meanings, {}) for problem in (*task.train, *task.validation, *task.test)}
+        assert max(len(tokenizer.encode(text)) for text in texts) < room
+
+
 def test_no_operation_of_any_evaluated_world_is_in_a_demonstration(config):
     """By the words themselves: each belongs to runs or to demonstrations, whatever the seed; and for some seeds by looking."""
     texts = [message.content for messages in itertools.islice(conversations(config, 0), 1500) for message in messages]
     shown = {word for text in texts for word in WORD.findall(text)} - {EXAMPLE_OF_THE_TASK}
     assert len(shown) > 100 and {owner(word) for word in shown} == {"demonstration"}
     for seed in range(5):
-        task = build(config.task, seed, config.tools)
+        task = tasks.build(config.task, seed, config.tools)
         asked = {word for problem in (*task.train, *task.test) for word in WORD.findall(problem.question)}
         stated = {word for genome in task.rulebooks.values() for line in genome.principles for word in WORD.findall(line)}
         assert asked and stated and not (asked | stated) & shown
