@@ -36,6 +36,13 @@ from experiments import smallworld
 HEADER = ("editor", "critiques", "readable", "edits", "survive", "meanings stated (examples: fit / stated)")
 
 
+def settings() -> ConfigDict:
+    """The experiment's, with so many sheets and samples in a scene that it gives one or two critiques."""
+    config = smallworld.get_config()
+    config.task.num_problems, config.task.num_samples = 3, 4
+    return config
+
+
 @dataclass(frozen=True)
 class Case:
     """A critique of a scene. parent: the id of the prompt that is revised."""
@@ -111,7 +118,7 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=200)
     parser.add_argument("--out", type=Path, help="a JSONL file with every question, reply and verdict")
     flags = parser.parse_args()
-    config = smallworld.get_config()
+    config = settings()
     if flags.adapter is not None:
         config.model.adapter = flags.adapter
     config = configs.resolve(config)

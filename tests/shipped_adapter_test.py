@@ -39,7 +39,7 @@ def test_it_is_installed_with_the_package():
 @pytest.mark.timeout(600)
 def test_taught_it_writes_edits_that_can_be_read_and_untaught_it_does_not(tmp_path):
     """Three fresh worlds. The untaught model gives 2 readable replies in 24 (issue of the small world), never a meaning."""
-    config = smallworld.get_config()
+    config = reflection.settings()
     config.records.compilation_cache = CACHE
     config = configs.resolve(config)
     found = reflection.cases(config, 3)[:6]

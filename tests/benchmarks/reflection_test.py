@@ -5,13 +5,12 @@ import json
 
 import pytest
 
-from benchmarks.reflection import Verdict, cases, judge, row
-from experiments import smallworld
+from benchmarks.reflection import Verdict, cases, judge, row, settings
 
 
 @pytest.fixture(scope="module")
 def config():
-    return smallworld.get_config()
+    return settings()
 
 
 @pytest.fixture(scope="module")
