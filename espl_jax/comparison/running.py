@@ -8,7 +8,6 @@ was killed, no second comparison works in the same directory.
 import contextlib
 import fcntl
 import os
-import queue
 import subprocess
 import sys
 import threading
@@ -61,14 +60,11 @@ class Runner:
         """say: told of every start and end. program: what starts espl_jax.main."""
         self._plan, self._lock, self._say, self._program = plan, lock, say, tuple(program)
         self._alive: list[subprocess.Popen] = []
-        self._cores: queue.SimpleQueue[tuple[int, ...]] = queue.SimpleQueue()  # what the next process may use
         self._stopping = threading.Event()
 
     def run(self, processes: int) -> list[Fate]:
         """Every job, in the order of the plan, so many at a time. An interrupt ends the runs, which save what they have."""
-        for cores in core_shares(processes):
-            self._cores.put(cores)
-        with ThreadPoolExecutor(processes, thread_name_prefix="run") as pool:
+        with workers(processes) as pool:
             try:
                 return list(pool.map(self._job, self._plan.jobs))
             except BaseException:
@@ -109,16 +105,11 @@ class Runner:
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, pass_fds=(self._lock.fileno(),)
         )
         self._alive.append(process)
-        cores = self._cores.get()
-        if cores:
-            with contextlib.suppress(ProcessLookupError):  # it has ended already
-                os.sched_setaffinity(process.pid, cores)
         if self._stopping.is_set():
             process.terminate()
         try:
             return process.wait()
         finally:
-            self._cores.put(cores)
             self._alive.remove(process)
 
     def _stop(self) -> None:
@@ -133,6 +124,17 @@ class Runner:
         for process in waiting:
             if process.poll() is None:
                 process.kill()
+
+
+def workers(processes: int) -> ThreadPoolExecutor:
+    """So many threads, each bound to its share of the cores (core_shares); the processes that it starts are bound with it."""
+    shares = core_shares(processes)
+
+    def bind():
+        if cores := shares.pop():
+            os.sched_setaffinity(0, cores)  # of this thread alone
+
+    return ThreadPoolExecutor(processes, thread_name_prefix="run", initializer=bind)
 
 
 def core_shares(processes: int) -> list[tuple[int, ...]]:

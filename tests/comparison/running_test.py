@@ -2,14 +2,16 @@
 
 import json
 import os
+import subprocess
 import sys
+import threading
 
 import pytest
 
 from espl_jax.comparison import running
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not bind processes to cores")
-TELL = "import json, os, sys, time; time.sleep(0.5); print(json.dumps(sorted(os.sched_getaffinity(0))))"
+TELL = "import json, os; print(json.dumps(sorted(os.sched_getaffinity(0))))"
 
 
 @pytest.mark.parametrize(
@@ -23,13 +25,14 @@ def test_cores_are_shared_out_where_there_are_enough(monkeypatch, cores, process
     assert running.core_shares(processes) == shares
 
 
-def test_a_run_has_its_share_and_gives_it_back(tmp_path):
-    mine = sorted(os.sched_getaffinity(0))
-    with open(tmp_path / "lock", "w") as lock, open(tmp_path / "log", "wb") as log:
-        runner = running.Runner(None, lock, print)
-        for share in ((mine[0],), ()):
-            runner._cores.put(share)
-        assert [runner._process([sys.executable, "-c", TELL], log) for _ in range(3)] == [0, 0, 0]
-        assert runner._process([sys.executable, "-c", "raise SystemExit(3)"], log) == 3
-    told = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    assert told == [[mine[0]], mine, [mine[0]]]
+def test_what_a_worker_starts_has_its_share_of_the_cores():
+    mine, meet = os.sched_getaffinity(0), threading.Barrier(2, timeout=60)
+
+    def started(_):
+        meet.wait()  # both workers are at work, neither does both jobs
+        return tuple(json.loads(subprocess.check_output([sys.executable, "-c", TELL])))
+
+    with running.workers(2) as pool:
+        told = list(pool.map(started, range(2)))
+    assert sorted(told) == sorted(share or tuple(sorted(mine)) for share in running.core_shares(2))
+    assert os.sched_getaffinity(0) == mine
