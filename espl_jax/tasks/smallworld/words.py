@@ -1,10 +1,21 @@
-"""Invented words: "kafux", "bemoz". Half of them are for worlds that runs live in, the other half for demonstrations."""
+"""Invented words: "temix", "vorak". Half of them are for worlds that runs live in, the other half for demonstrations."""
 
 import hashlib
 import random
 from collections.abc import Iterator
 
-FIRST, VOWELS, LAST = "bdfgklmnprtvz", "aeiou", "xzvkj"  # English has few words of this form
+# A word is a beginning and an end. SmolLM2's tokenizer cuts each of them just there, whether the word stands at the beginning of a
+# line, after a space, a quotation mark or a bracket. Where it does not ("gurox" is g-uro-x in one place and gu-rox in the other),
+# a small model that copies the word from one place to another misspells it.
+BEGINNINGS = (
+    "bel", "ben", "ber", "bol", "bon", "bor", "dag", "dam", "deb", "def", "del", "dem", "det", "fam", "fel", "fem", "fen", "fer",
+    "fet", "fol", "gam", "gar", "gel", "ger", "gon", "kan", "kar", "kel", "ker", "ket", "kil", "kin", "lam", "lan", "lav", "lem",
+    "len", "lev", "lig", "lon", "lum", "mel", "mem", "mig", "mol", "mom", "mor", "mun", "mut", "nam", "nan", "nar", "nav", "nom",
+    "nov", "ped", "pel", "pol", "por", "rab", "rav", "raz", "reb", "rom", "tel", "tem", "ter", "tor", "tum", "tun", "vel", "ven",
+    "ver", "vig", "vit", "viz", "vol", "von", "vor", "zen", "zig", "zip",
+)  # fmt: skip
+ENDS = "aj", "ak", "av", "az", "ik", "iv", "ix", "iz", "ok", "ov", "uk", "ux"
+LETTERS = len({word[0] for word in BEGINNINGS})
 OWNERS = ("run", "demonstration")
 
 
@@ -14,12 +25,10 @@ def owner(word: str) -> str:
 
 
 def words(user: str, rng: random.Random) -> Iterator[str]:
-    """Words of one owner without end, each once until all have come (there are thousands)."""
-    seen = set()
-    while True:
-        word = "".join(map(rng.choice, (FIRST, VOWELS, FIRST, VOWELS, LAST)))
-        if owner(word) == user and word not in seen:
-            seen.add(word)
+    """Words of one owner, in any order, each once; there are some hundreds."""
+    all_words = [begin + end for begin in BEGINNINGS for end in ENDS]
+    for word in rng.sample(all_words, len(all_words)):
+        if owner(word) == user:
             yield word
 
 
@@ -30,7 +39,7 @@ def unlike(stream: Iterator[str], count: int) -> list[str]:
     """
     found: list[str] = []
     while len(found) < count:
-        begin = 1 if len(found) < len(FIRST) else 2
+        begin = 1 if len(found) < LETTERS else 2
         word = next(stream)
         if all(word[:begin] != other[:begin] for other in found):
             found.append(word)
