@@ -3,7 +3,8 @@
   python -m espl_jax.sft --config=experiments/smallworld_sft.py --workdir=runs/smallworld_sft      (teaches it, once)
   python -m espl_jax.main --config=experiments/smallworld.py --workdir=runs/smallworld             (from it)
 
-Hardware: 2 CPU cores, 16 GiB of memory, 20 to 30 s a step. What to expect: docs/smallworld.md.
+Hardware: 2 CPU cores, 16 GiB of memory; 16 to 20 s a step on one of them with another run on the other. What
+to expect: docs/smallworld.md.
 What the words mean is stated nowhere: a prompt can learn it (evolution/rules_known), and so can the weights (the same test
 without a prompt). An adapter that lies elsewhere is named by --config.model.adapter=DIR.
 """
@@ -28,8 +29,8 @@ def get_config() -> ConfigDict:
     config.task.num_train = 120
     config.task.num_validation = 12
     config.task.num_test = 12
-    config.task.num_problems = 2
-    config.task.num_samples = 3
+    config.task.num_problems = 1
+    config.task.num_samples = 4
     config.task.question_suffix = '\nEnd with a line "Answer:" and the results in order.'
     config.task.world.operations = 5
     config.task.world.depth = 2
@@ -38,7 +39,7 @@ def get_config() -> ConfigDict:
     config.sampling.temperature = 1.0
     config.sampling.top_p = 1.0
     config.sampling.max_new_tokens = 224  # the longest reply without a mistake that was seen has 219
-    config.sampling.batch_size = 16
+    config.sampling.batch_size = 32  # a step's 8 trajectories take 8 of them, an evaluation all
     config.sampling.prefill_tokens = 512
     config.sampling.prefill_chunk = 64
     config.sampling.merge_weights = True

@@ -4,15 +4,15 @@ import hashlib
 import random
 from collections.abc import Iterator
 
-# A word is a beginning and an end. SmolLM2's tokenizer cuts each of them just there, whether the word stands at the beginning of a
-# line, after a space, a quotation mark or a bracket. Where it does not ("gurox" is g-uro-x in one place and gu-rox in the other),
-# a small model that copies the word from one place to another misspells it.
+# A word is a beginning and an end. SmolLM2 reads each of them as one token, whether the word begins a line or follows a
+# space, a quotation mark or a bracket. Where that is not so ("gurox" is g-uro-x in one place, gu-rox in another), a small model
+# that copies the word from one place to another misspells it.
 BEGINNINGS = (
-    "bel", "ben", "ber", "bol", "bon", "bor", "dag", "dam", "deb", "def", "del", "dem", "det", "fam", "fel", "fem", "fen", "fer",
-    "fet", "fol", "gam", "gar", "gel", "ger", "gon", "kan", "kar", "kel", "ker", "ket", "kil", "kin", "lam", "lan", "lav", "lem",
-    "len", "lev", "lig", "lon", "lum", "mel", "mem", "mig", "mol", "mom", "mor", "mun", "mut", "nam", "nan", "nar", "nav", "nom",
-    "nov", "ped", "pel", "pol", "por", "rab", "rav", "raz", "reb", "rom", "tel", "tem", "ter", "tor", "tum", "tun", "vel", "ven",
-    "ver", "vig", "vit", "viz", "vol", "von", "vor", "zen", "zig", "zip",
+    "bel", "ben", "ber", "bol", "bon", "bor", "dag", "dam", "deb", "def", "del", "dem", "det", "fam", "fel", "fem", "fen",
+    "fer", "fet", "fol", "gam", "gar", "gel", "ger", "gon", "kan", "kar", "kel", "ker", "ket", "kil", "kin", "lam", "lan",
+    "lav", "lem", "len", "lev", "lig", "lon", "lum", "mel", "mem", "mig", "mol", "mom", "mor", "mun", "mut", "nam", "nan",
+    "nar", "nav", "nom", "nov", "ped", "pel", "pol", "por", "rab", "rav", "raz", "reb", "rom", "tel", "tem", "ter", "tor",
+    "tum", "tun", "vel", "ven", "ver", "vig", "vit", "viz", "vol", "von", "vor", "zen", "zig", "zip",
 )  # fmt: skip
 ENDS = "aj", "ak", "av", "az", "ik", "iv", "ix", "iz", "ok", "ov", "uk", "ux"
 LETTERS = len({word[0] for word in BEGINNINGS})
