@@ -3,7 +3,7 @@
   python -m espl_jax.sft --config=experiments/smallworld_sft.py --workdir=runs/smallworld_sft
 
 Hardware: 2 CPU cores, 22 GiB of memory (rl.micro_batch_tokens=1024 takes less), 1 h 20 min. The adapter that comes with the
-project (espl_jax/adapters/smallworld, with its card) was made by it.
+project (espl_jax/adapters/smallworld) was made by it at an earlier commit, with other words: see its card.
 All demonstrations are of other worlds than any that a run could live in: no word is the same.
 """
 
