@@ -40,13 +40,14 @@ def get_config() -> ConfigDict:
     config.sampling.top_p = 1.0
     config.sampling.max_new_tokens = 224  # the longest reply without a mistake that was seen has 219
     config.sampling.batch_size = 32  # a step's 8 trajectories take 8 of them, an evaluation all
+    config.sampling.single_slot = True  # most calls of the editor are one request
     config.sampling.prefill_tokens = 512
     config.sampling.prefill_chunk = 64
     config.sampling.merge_weights = True
 
     config.rl.learning_rate = 2e-4
     config.rl.lora_rank = 16
-    config.rl.micro_batch_tokens = 1024
+    config.rl.micro_batch_tokens = 512  # a step has few trajectories: rows of 1,024 tokens were half empty
     config.rl.head_chunk = 256
     config.rl.gap_warning = 1e-3
 

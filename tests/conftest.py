@@ -11,7 +11,7 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-if not importlib.util.find_spec("jax_cuda12_plugin"):
+if not any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu, which the dry run compiles with, would look for a TPU
 
 from espl_jax.policy import embedded  # noqa: E402

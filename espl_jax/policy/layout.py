@@ -30,12 +30,13 @@ def layout_of(
 ) -> Layout:
     """The shapes of a call. limits: tokens that each request may draw. decoding: config.sampling.
 
-    Slots: see slots_for. Lengths: 256, 512, 1024, ..., beginning at four times that with a quarter of the slots, and as long as
-    a sequence may be at the most. Shared tails: see members.
+    Slots: see slots_for; one for a request that comes alone, with decoding.single_slot. Lengths: 256, 512, 1024, ..., beginning
+    at four times that with a quarter of the slots, and as long as a sequence may be at the most. Shared tails: see members.
     """
     chunk, filled = decoding.prefill_chunk, functools.partial(sharding.rounded, name="slots", mesh=mesh)
     longest = max(min(len(r.tokens) + limit + r.later, max_length) for r, limit in zip(requests, limits))
-    slots = filled(slots_for(len(requests), decoding.batch_size, finely=longest > LONG))
+    alone = decoding.single_slot and len(requests) == 1
+    slots = filled(1 if alone else slots_for(len(requests), decoding.batch_size, finely=longest > LONG))
     begin = min(SHORTEST * max(1, decoding.batch_size // slots), doubled(max_length, SHORTEST))
     length = doubled(longest, max(begin, chunk))
     head, tail = (max(len(getattr(piece, name)) for piece in pieces) for name in ("head_tokens", "tail_tokens"))

@@ -29,6 +29,7 @@ LAYOUT = (
     "sampling.prefill_tokens",
     "sampling.prefill_chunk",
     "sampling.share_prefixes",
+    "sampling.single_slot",
     "sampling.merge_weights",
     "rl.micro_batch_tokens",
     "rl.head_chunk",

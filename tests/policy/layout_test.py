@@ -12,14 +12,14 @@ from espl_jax.policy.schedule import cut
 from espl_jax.structs import Request
 
 MESH = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
-DECODING = ConfigDict({"batch_size": 64, "prefill_chunk": 64, "share_prefixes": True})
+DECODING = ConfigDict({"batch_size": 64, "prefill_chunk": 64, "share_prefixes": True, "single_slot": False})
 
 
-def shapes(prompts, samples, limit, max_length=2048):
+def shapes(prompts, samples, limit, max_length=2048, decoding=DECODING):
     """The layout of so many samples of each prompt."""
     asked = [np.asarray(prompt, np.int32) for prompt in prompts for _ in range(samples)]
     requests = [Request(i, tokens, (0, 0, 0, 0, i), limit, 1.0, 1.0) for i, tokens in enumerate(asked)]
-    return layout_of(requests, [limit] * len(requests), cut(requests, True), DECODING, max_length, MESH)
+    return layout_of(requests, [limit] * len(requests), cut(requests, True), decoding, max_length, MESH)
 
 
 def test_a_step_of_espl_has_rows_for_its_heads_and_short_ones_for_all_its_groups():
@@ -61,6 +61,15 @@ def test_slots_are_few_when_requests_are_and_turns_are_even():
     assert [slots_for(count, 32) for count in (33, 40, 64, 65, 150)] == [20, 20, 32, 24, 32]
     assert [slots_for(5, most) for most in (1, 3, 4, 5)] == [1, 3, 3, 5]  # 4 slots: turns of 3 and 2
     assert [slots_for(count, 64, finely=True) for count in (3, 16, 17, 40, 64, 65)] == [4, 16, 24, 40, 64, 40]
+
+
+def test_a_request_that_comes_alone_has_one_slot_where_that_is_asked_for():
+    prompts = [np.arange(100), np.arange(100) + 2000]
+    assert [shapes(prompts[:count], samples=1, limit=50).slots for count in (1, 2)] == [4, 4]
+    single = ConfigDict({**DECODING, "single_slot": True})
+    found = [shapes(prompts[:count], samples=1, limit=50, decoding=single) for count in (1, 2)]
+    assert [layout.slots for layout in found] == [1, 4]
+    assert (found[0].length, found[0].head_members) == (2048, 1), "as long as a sequence may be: one program for all of them"
 
 
 @given(st.integers(1, 500), st.integers(1, 128), st.booleans())

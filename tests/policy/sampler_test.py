@@ -121,7 +121,7 @@ def test_slots_buckets_order_and_sharing_do_not_matter(changes):
 
 @pytest.mark.parametrize("index", [0, 3])
 def test_a_request_alone_draws_what_it_draws_among_others(index):
-    (alone,) = sampler(batch_size=2)(VARIABLES["full"], [requests()[index]])
+    (alone,) = sampler(batch_size=8, single_slot=True)(VARIABLES["full"], [requests()[index]])
     assert_same(alone, sampled()[index])
 
 
