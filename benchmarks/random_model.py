@@ -7,8 +7,10 @@ The tokenizer is that of the embedded model; speed does not depend on it. The ot
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -24,16 +26,19 @@ WEIGHT_SCALE = 0.02  # standard deviation of every matrix
 
 
 def write(spec: ModelSpec, directory: Path, tokenizer_directory: Path, seed: int) -> Path:
-    """Writes the directory and returns it; one tensor after the other is drawn, all of them are held until they are saved."""
+    """Writes the directory and returns it; tensors are drawn on all cores, and all of them are held until they are saved."""
     shapes, _ = abstract_params(Decoder(spec))
-    rng = np.random.default_rng(seed)
 
-    def draw(path, leaf):
+    def draw(number, path, leaf):
         if path[-1].key == "scale":
             return np.ones(leaf.shape, ml_dtypes.bfloat16)
+        rng = np.random.default_rng((seed, number))
         return (WEIGHT_SCALE * rng.standard_normal(leaf.shape, np.float32)).astype(ml_dtypes.bfloat16)
 
-    params = jax.tree_util.tree_map_with_path(draw, shapes)
+    paths, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        drawn = pool.map(lambda numbered: draw(numbered[0], *numbered[1]), enumerate(paths))
+        params = jax.tree.unflatten(structure, list(drawn))
     weights.save(directory, spec, params, tokenizer_directory, ml_dtypes.bfloat16)
     return directory
 

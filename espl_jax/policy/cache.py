@@ -29,6 +29,7 @@ LEVELS = ("heads", "tails", "own")
 NOTHING = -1e30  # a score that no softmax notices; infinities would make NaNs of rows that see nothing
 NOBODY = 2**31 - 1  # the row of a prefill chunk that is padding
 SHORTEST_BLOCK = 128  # positions
+COARSE_BLOCK = 512  # of the first buffer where reading a few positions too many costs less than further operations
 CACHE_NAMES = {"heads": (None, "kv_heads", None, None), "tails": ("slots", "kv_heads", None, None)}
 CACHE_NAMES["own"] = CACHE_NAMES["tails"]
 
@@ -39,6 +40,7 @@ class Layout:
 
     slots: sequences that decode together. length, head_length, tail_length: positions of a slot's own row and of shared ones.
     chunk: tokens of a prefill chunk. heads, tails: shared rows; head_members, tail_members: slots that can share one of them.
+    first: positions of a level's first buffer, unless its rows are shorter or chunks longer.
     """
 
     slots: int
@@ -50,13 +52,14 @@ class Layout:
     head_members: int
     tails: int
     tail_members: int
+    first: int = SHORTEST_BLOCK
 
     def blocks(self, level: str) -> tuple[int, ...]:
-        """Positions of each buffer: 128, 64, 64, 256, 512, ... (longer if chunks are), from 512 on a quarter of a slot's
-        length at the most: few buffers for any length, and little is read beyond the longest row."""
+        """Positions of each buffer: 128, 64, 64, 256, 512, ... (longer if `first` or chunks are), from 512 on a quarter of a
+        slot's length at the most: few buffers for any length, and little is read beyond the longest row."""
         length = {"heads": self.head_length, "tails": self.tail_length, "own": self.length}[level]
-        sizes = [min(max(SHORTEST_BLOCK, self.chunk), length)]
-        if self.chunk <= SHORTEST_BLOCK // 2 and length > SHORTEST_BLOCK:
+        sizes = [min(max(self.first, self.chunk), length)]
+        if max(self.first // 2, self.chunk) <= SHORTEST_BLOCK // 2 and length > SHORTEST_BLOCK:
             sizes += [SHORTEST_BLOCK // 2] * 2
         while sum(sizes) < length:
             sizes.append(min(sum(sizes), max(512, self.chunk, self.length // 4)))
@@ -309,7 +312,7 @@ class PrefillAttend:
             taken = {number: rows(cache[LEVELS[number]][i], self.row) for number in (*others, last)}
             here = taken[last]
             for number in others:
-                here = jax.tree.map(functools.partial(jnp.where, self.level == number), taken[number], here)
+                here = jax.tree.map(functools.partial(chosen, self.level == number), taken[number], here)
             return here
 
         def above(name, row, length):
@@ -323,6 +326,11 @@ class PrefillAttend:
             parts.append(above("tails", self.tail, self.tail_length))
         out = finished(merge(parts), q.dtype).reshape(R, K, C, N, E).swapaxes(1, 2)
         return out.reshape(R, C, H, E), cache
+
+
+def chosen(which: Array, one: Array, other: Array) -> Array:
+    """One of two buffers, as long as the other; a level whose rows are shorter than a first buffer has a shorter one."""
+    return jnp.where(which, jnp.pad(one, [(0, to - size) for size, to in zip(one.shape, other.shape)]), other)
 
 
 def rows(blocks: tuple, index_R: Array) -> tuple:

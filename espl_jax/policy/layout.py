@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from espl_jax.policy import sharding
-from espl_jax.policy.cache import SHORTEST_BLOCK, Layout
+from espl_jax.policy.cache import COARSE_BLOCK, SHORTEST_BLOCK, Layout
 from espl_jax.policy.packing import doubled
 from espl_jax.policy.schedule import Pieces
 from espl_jax.structs import Request
@@ -58,6 +58,7 @@ def layout_of(
         head_members=min(slots, filled(max(16, math.ceil(HEAD_PLACES * slots / heads)))) if headed else 0,
         tails=filled(math.ceil(places * slots / samples)) if grouped else 0,
         tail_members=samples if grouped else 0,
+        first=COARSE_BLOCK if slots == 1 or mesh.devices.flat[0].platform == "gpu" else SHORTEST_BLOCK,
     )
 
 

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from espl_jax.policy import drawing, sharding
 from espl_jax.policy.cache import NOBODY, DecodeAttend, Layout, Members, PrefillAttend, empty_cache
+from espl_jax.policy.compilation import compiler_options
 from espl_jax.policy.constraints import Guide, draw_allowed
 from espl_jax.policy.layout import layout_of
 from espl_jax.policy.merged import merge_weights
@@ -97,7 +98,7 @@ class Sampler:
 
     model: the Decoder. stop_ids: tokens that end a completion. seed: of the run. max_length: positions a sequence may have.
     decoding: config.sampling, of which it reads batch_size (slots at the most), prefill_tokens (tokens of one prefill call),
-    prefill_chunk (tokens of one row in it), share_prefixes, weights_layout, merge_weights and cache_dtype.
+    prefill_chunk (tokens of one row in it), share_prefixes, single_slot, weights_layout, merge_weights and cache_dtype.
     """
 
     def __init__(self, model: Decoder, mesh: Mesh, stop_ids: Sequence[int], seed: int, decoding: Any, max_length: int):
@@ -106,8 +107,9 @@ class Sampler:
         self.stop_ids = tuple(sorted(stop_ids))
         self.prefill_parts = PREFILL_PARTS if mesh.size == 1 else 1
         self.seed = self.put(np.uint32(seed))
-        self._prefill = jax.jit(self.prefill, donate_argnums=1)
-        self._decode = jax.jit(self.decode, donate_argnums=1, out_shardings=(None, sharding.replicated(mesh)))
+        told, options = (None, sharding.replicated(mesh)), compiler_options("sampler", mesh.devices.flat[0].platform)
+        self._prefill = jax.jit(self.prefill, donate_argnums=1, compiler_options=options)
+        self._decode = jax.jit(self.decode, donate_argnums=1, out_shardings=told, compiler_options=options)
         self._empty = jax.jit(self.empty_slots, static_argnums=0)
         self._merge = jax.jit(lambda variables: merge_weights(variables, model))
         self._merged: list[tuple[Any, Any]] = []  # (variables, what they were merged to), newest last

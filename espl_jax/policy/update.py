@@ -21,6 +21,7 @@ from espl_jax.policy import batch as batching
 from espl_jax.policy import sharding
 from espl_jax.policy.attention import make_layout
 from espl_jax.policy.batch import Batch, Row
+from espl_jax.policy.compilation import compiler_options
 from espl_jax.policy.loss import TokenStats, batch_loss, clip_fraction
 from espl_jax.policy.state import Policy, PolicyState
 from espl_jax.structs import Rollouts
@@ -48,22 +49,6 @@ class Programs:
     zeros: Callable
 
 
-# Kind of device -> how XLA is to compile the learner. On CPU its own matrix products: with YNNPACK's, jaxlib 0.10's default,
-# a step takes up to a half longer (docs/performance.md).
-OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": ""}}
-
-
-def compiler_options(platform: str) -> dict[str, str]:
-    """OPTIONS, if this version of XLA knows them: they are experimental there."""
-    options = OPTIONS.get(platform, {})
-    try:
-        jax.jit(lambda: 0, compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        logging.info("compiled without %s: %s", options, error)
-        return {}
-    return options
-
-
 def make_programs(policy: Policy, state: PolicyState, config: Any) -> Programs:
     """For states laid out like `state` (arrays, or ShapeDtypeStructs with shardings)."""
     rl, mesh = config.rl, policy.mesh
@@ -85,7 +70,8 @@ def make_programs(policy: Policy, state: PolicyState, config: Any) -> Programs:
         return PolicyState(trainable, opt_state, state.updates + 1), optax.global_norm(grads)
 
     layout, everywhere = jax.tree.map(lambda x: x.sharding, state), sharding.replicated(mesh)
-    how = {"out_shardings": (layout.trainable, everywhere), "compiler_options": compiler_options(mesh.devices.flat[0].platform)}
+    options = compiler_options("gradient", mesh.devices.flat[0].platform)
+    how = {"out_shardings": (layout.trainable, everywhere), "compiler_options": options}
     return Programs(
         gradient=jax.jit(gradient, **how),
         accumulate=jax.jit(accumulate, donate_argnums=0, **how),

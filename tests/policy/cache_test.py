@@ -88,9 +88,9 @@ class Filled:
         self.rows[level, row] = (k, v)
 
 
-def filled():
+def filled(layout=LAYOUT):
     """Two heads, tails under one of them and under none, and slots of every kind; every other position holds junk."""
-    cache = jax.tree.map(lambda x: x + 100.0, empty_cache(SPEC, LAYOUT, "float32", MESH)[0])
+    cache = jax.tree.map(lambda x: x + 100.0, empty_cache(SPEC, layout, "float32", MESH)[0])
     state = Filled(cache, {})
     state.fill("heads", 1, 40)
     state.fill("tails", 0, 21, head=("heads", 1))
@@ -102,9 +102,13 @@ def filled():
     return state
 
 
-def test_prefill_and_decode_attend_to_all_that_a_slot_sees_and_to_nothing_else():
+COARSE = dataclasses.replace(LAYOUT, first=512)  # own rows have one buffer, longer than those of the shared rows
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, COARSE], ids=["fine", "coarse"])
+def test_prefill_and_decode_attend_to_all_that_a_slot_sees_and_to_nothing_else(layout):
     """Slot 0: head, tail, own. 1: its own alone, in two blocks. 2: a tail without a head. 3: a head, and its own prompt."""
-    state = filled()
+    state = filled(layout)
     own_lengths = np.int32([0, 130, 0, 7])
     heads = Members(np.int32([[9, 9, 9], [0, 3, 9]]), np.int32([3, -1, -1, 4]), np.int32([0, 40]))
     tails = Members(np.int32([[0, 9], [9, 9], [9, 2]]), np.int32([0, -1, 5, -1]), np.int32([21, 0, 150]))
@@ -141,6 +145,8 @@ def test_windows_go_to_their_block_and_out_of_range_rows_nowhere():
     assert long.blocks("own") == (128, 64, 64, 256, 512, 1024, 2048, 2048, 2048)
     assert long.blocks("heads") == (128, 64, 64, 256, 512, 1024, 2048)  # block by block like those of the slots
     assert dataclasses.replace(LAYOUT, length=1024, chunk=512).blocks("own") == (512, 512)
+    assert dataclasses.replace(LAYOUT, length=2048, first=512).blocks("own") == (512, 512, 512, 512)
+    assert dataclasses.replace(LAYOUT, first=512).blocks("heads") == (256,)
     assert dataclasses.replace(LAYOUT, length=1024).blocks("heads") == (128, 64, 64)
     k, v = random(3, 16, K, E), random(3, 16, K, E)
     after = write(blocks, k, v, jnp.int32([2, OUTSIDE, 0]), jnp.int32([128 + 32, 0, 112]))

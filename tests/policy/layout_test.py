@@ -68,7 +68,7 @@ def test_a_request_that_comes_alone_has_one_slot_where_that_is_asked_for():
     assert [shapes(prompts[:count], samples=1, limit=50).slots for count in (1, 2)] == [4, 4]
     single = ConfigDict({**DECODING, "single_slot": True})
     found = [shapes(prompts[:count], samples=1, limit=50, decoding=single) for count in (1, 2)]
-    assert [layout.slots for layout in found] == [1, 4]
+    assert [(layout.slots, layout.first) for layout in found] == [(1, 512), (4, 128)]
     assert (found[0].length, found[0].head_members) == (2048, 1), "as long as a sequence may be: one program for all of them"
 
 

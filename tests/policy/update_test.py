@@ -205,11 +205,3 @@ def test_a_gap_above_the_threshold_is_warned_of(monkeypatch):
         updates.warn_of_gap({"policy/logprob_gap": gap, "policy/logprob_gap_max": 0.5}, 0.01)
     updates.warn_of_gap({"train/trajectories_used": 0.0}, 0.01)
     assert len(said) == 1 and "differ by 0.01 nats a token on average (largest 0.5)" in said[0]
-
-
-def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
-    monkeypatch.setitem(updates.OPTIONS, "cpu", {"xla_no_such_option": "1"})
-    assert updates.compiler_options("cpu") == {}
-    monkeypatch.setitem(updates.OPTIONS, "cpu", {"xla_cpu_enable_fast_min_max": True})
-    assert updates.compiler_options("cpu") == {"xla_cpu_enable_fast_min_max": True}
-    assert updates.compiler_options("another device") == {}
