@@ -94,7 +94,7 @@ def sampling() -> ConfigDict:
     sampling.top_p = 0.95
     sampling.max_new_tokens = 15000
     sampling.batch_size = 128  # sequences decoded together at the most, all devices counted
-    sampling.single_slot = False  # a call of one request has one slot: half the time of few on a CPU, for further programs
+    sampling.single_slot = False  # a call of one or two requests has one slot: less time on a CPU, for further programs
     sampling.prefill_tokens = 2048  # tokens of one prefill call, all devices counted; decoding goes on between two of them
     sampling.prefill_chunk = 256  # tokens of one prompt in it: a power of 2
     sampling.share_prefixes = True  # prefill, store and attend to what prompts have in common once

@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.sampling.top_p = 1.0
     config.sampling.max_new_tokens = 224  # the longest reply without a mistake that was seen has 219
     config.sampling.batch_size = 32  # a step's 8 trajectories take 8 of them, an evaluation all
-    config.sampling.single_slot = True  # most calls of the editor are one request
+    config.sampling.single_slot = True  # most calls of the editor are one or two requests
     config.sampling.prefill_tokens = 512
     config.sampling.prefill_chunk = 64
     config.sampling.merge_weights = True

@@ -18,6 +18,7 @@ from espl_jax.policy.schedule import Pieces
 from espl_jax.structs import Request
 
 SHORTEST = 256  # positions of a row
+SINGLE = 2  # requests that one slot draws, one after the other, where a step of it takes less than half of that of few slots
 LONG = 1024  # positions of a row from which on idle slots are dearer than another program
 HEAD_ROWS = 4  # shared heads at one time, at the least
 HEAD_PLACES = 1.5  # in shared heads for every slot; a head that more slots share takes another row
@@ -30,13 +31,14 @@ def layout_of(
 ) -> Layout:
     """The shapes of a call. limits: tokens that each request may draw. decoding: config.sampling.
 
-    Slots: see slots_for; one for a request that comes alone, with decoding.single_slot. Lengths: 256, 512, 1024, ..., beginning
-    at four times that with a quarter of the slots, and as long as a sequence may be at the most. Shared tails: see members.
+    Slots: see slots_for; with decoding.single_slot one for a request that comes alone or in twos. Lengths: 256, 512, 1024, ...,
+    beginning at four times that with a quarter of the slots, and as long as a sequence may be at the most. Shared tails: see
+    members.
     """
     chunk, filled = decoding.prefill_chunk, functools.partial(sharding.rounded, name="slots", mesh=mesh)
     longest = max(min(len(r.tokens) + limit + r.later, max_length) for r, limit in zip(requests, limits))
-    alone = decoding.single_slot and len(requests) == 1
-    slots = filled(1 if alone else slots_for(len(requests), decoding.batch_size, finely=longest > LONG))
+    few = decoding.single_slot and len(requests) <= SINGLE
+    slots = filled(1 if few else slots_for(len(requests), decoding.batch_size, finely=longest > LONG))
     begin = min(SHORTEST * max(1, decoding.batch_size // slots), doubled(max_length, SHORTEST))
     length = doubled(longest, max(begin, chunk))
     head, tail = (max(len(getattr(piece, name)) for piece in pieces) for name in ("head_tokens", "tail_tokens"))

@@ -63,13 +63,14 @@ def test_slots_are_few_when_requests_are_and_turns_are_even():
     assert [slots_for(count, 64, finely=True) for count in (3, 16, 17, 40, 64, 65)] == [4, 16, 24, 40, 64, 40]
 
 
-def test_a_request_that_comes_alone_has_one_slot_where_that_is_asked_for():
-    prompts = [np.arange(100), np.arange(100) + 2000]
-    assert [shapes(prompts[:count], samples=1, limit=50).slots for count in (1, 2)] == [4, 4]
+def test_one_or_two_requests_have_one_slot_where_that_is_asked_for():
+    prompts = [np.arange(100) + 2000 * i for i in range(3)]
+    assert [shapes(prompts[:count], samples=1, limit=50).slots for count in (1, 2, 3)] == [4, 4, 4]
     single = ConfigDict({**DECODING, "single_slot": True})
-    found = [shapes(prompts[:count], samples=1, limit=50, decoding=single) for count in (1, 2)]
-    assert [(layout.slots, layout.first) for layout in found] == [(1, 512), (4, 128)]
-    assert (found[0].length, found[0].head_members) == (2048, 1), "as long as a sequence may be: one program for all of them"
+    alone, two, three = (shapes(prompts[:count], samples=1, limit=50, decoding=single) for count in (1, 2, 3))
+    assert [(layout.slots, layout.first) for layout in (alone, three)] == [(1, 512), (4, 128)]
+    assert (alone.length, alone.head_members) == (2048, 1), "as long as a sequence may be: one program for all of them"
+    assert two == alone
 
 
 @given(st.integers(1, 500), st.integers(1, 128), st.booleans())

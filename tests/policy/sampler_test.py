@@ -125,6 +125,12 @@ def test_a_request_alone_draws_what_it_draws_among_others(index):
     assert_same(alone, sampled()[index])
 
 
+def test_two_requests_in_one_slot_draw_one_after_the_other_what_they_draw_together():
+    two = sampler(batch_size=8, single_slot=True)(VARIABLES["full"], requests()[2:4])
+    for ours, expected in zip(two, sampled()[2:4], strict=True):
+        assert_same(ours, expected)
+
+
 def test_stop_tokens_end_a_completion_and_belong_to_it():
     """With stop tokens each completion is the one without, up to its first stop; freed slots take the next request."""
     ours = sampler(batch_size=2, stop_ids=STOPS)(VARIABLES["full"], requests())
