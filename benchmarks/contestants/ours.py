@@ -8,7 +8,6 @@ import json
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +21,9 @@ from espl_jax.structs import Chat, Completion, Grade, Message, Problem, Request,
 from experiments import base
 
 GREEDY_QUESTION = "Name three rivers of Europe."
-# What the machine's rates are measured with, on a CPU and on others: sides of square matrices, bytes of a buffer
-MATRIX_SIZES = {"cpu": (1024, 2048, 4096)}, (4096, 8192, 16384)
-COPY_BYTES = {"cpu": 2**28}, 2**32
+# What a machine's rates are measured with: sides of square matrices, and bytes of a buffer
+CPU_SIZES, CPU_BYTES = (1024, 2048, 4096), 2**28
+ACCELERATOR_SIZES, ACCELERATOR_BYTES = (4096, 8192, 16384), 2**32
 
 
 class Ours:
@@ -39,7 +38,9 @@ class Ours:
 
     def rates(self) -> dict[str, float]:
         """The machine's own speed: operations a second of the best matrix product, bytes a second read and written in place."""
-        return {"flops": max(map(self.product_rate, here(MATRIX_SIZES))), "bytes": copy_rate(here(COPY_BYTES))}
+        cpu = jax.devices()[0].platform == "cpu"
+        sizes, size = (CPU_SIZES, CPU_BYTES) if cpu else (ACCELERATOR_SIZES, ACCELERATOR_BYTES)
+        return {"flops": max(map(self.product_rate, sizes)), "bytes": copy_rate(size)}
 
     def product_rate(self, size: int) -> float:
         a = jax.random.normal(jax.random.key(size), (size, size), self.dtype)  # a GPU is faster with ones
@@ -146,12 +147,6 @@ def best_of(times: int, work) -> float:
     """Seconds of the fastest of some runs, after one that is not counted."""
     work()
     return min(protocol.timed(work) for _ in range(times))
-
-
-def here(choices: tuple[dict, Any]) -> Any:
-    """Of (value by platform, value elsewhere), the one for the device that is at hand."""
-    named, otherwise = choices
-    return named.get(jax.devices()[0].platform, otherwise)
 
 
 def copy_rate(size: int) -> float:
