@@ -100,12 +100,10 @@ def _method_row(method: Method, summary: Summary) -> list[str]:
 
 
 def other_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of every held-out set."""
-    rows = [
-        [method.name, *(shown(method.final[name] if name in method.final else None) for name in summary.sets)]
-        for method in summary.methods
-    ]
-    return ["method", *(words(name) for name in summary.sets)], rows
+    """Header and rows of every held-out set, a row each, in the columns the methods."""
+    methods = summary.methods
+    rows = [[words(name), *(shown(method.final.get(name)) for method in methods)] for name in summary.sets]
+    return ["set", *(method.name for method in methods)], rows
 
 
 def pair_table(pairs: Sequence[Pair]) -> tuple[list[str], list[list[str]]]:
@@ -213,7 +211,7 @@ def _results(summary: Summary) -> Section:
     if summary.pairs:
         body += page.table(*pair_table(summary.pairs), range(1, 7), "Paired") + page.paragraph(HOW_PAIRED)
     if len(summary.sets) > 1:
-        body += page.table(*other_table(summary), range(1, 9), "Every held-out set")
+        body += page.table(*other_table(summary), range(1, len(summary.methods) + 1), "Every held-out set")
     return Section("results", "Results at equal budget", body, nav="Results")
 
 

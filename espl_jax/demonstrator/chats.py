@@ -53,9 +53,7 @@ def answers(scene: Scene, config: ConfigDict, rng: random.Random) -> Iterator[tu
 def calls(scene: Scene, config: ConfigDict, number: int) -> Iterator[Call]:
     """The calls of the scene's mutation and of its crossover. number: of the scene."""
     yield from mutation(scene, config, number).calls
-    evolution, library = config.evolution, Library(scene.problems)
-    editor = ideal_editor(scene, evolution.tie_margin, evolution.max_edits)
-    yield from crossover(scene.population, scene.rollouts, 0, DESCRIBE, editor, evolution, library).calls
+    yield from crossing(scene, config).calls
 
 
 def mutation(scene: Scene, config: ConfigDict, number: int) -> Reflection:
@@ -67,3 +65,10 @@ def mutation(scene: Scene, config: ConfigDict, number: int) -> Reflection:
     rng, library = np.random.default_rng((config.seed, number)), Library(scene.problems)
     best = best_prompt(scene.rollouts)
     return mutate(scene.population, scene.rollouts, best, 0, DESCRIBE, editor, evolution, rng, library)
+
+
+def crossing(scene: Scene, config: ConfigDict) -> Reflection:
+    """What crossover of the scene's prompts comes to with the ideal editor; without calls where no two prompts won."""
+    evolution, library = config.evolution, Library(scene.problems)
+    editor = ideal_editor(scene, evolution.tie_margin, evolution.max_edits)
+    return crossover(scene.population, scene.rollouts, 0, DESCRIBE, editor, evolution, library)
