@@ -4,9 +4,11 @@ import random
 from collections.abc import Mapping, Sequence
 
 from espl_jax.tasks.smallworld.rules import RULES, Rule
+from espl_jax.tasks.smallworld.words import ENDS, owner
 from espl_jax.tasks.smallworld.world import Expression
 
 GUESS = "(a guess)"
+END = len(ENDS[0])
 
 
 def guesses(words: Sequence[str], said: Mapping[str, Rule], rng: random.Random) -> dict[str, Rule]:
@@ -43,3 +45,16 @@ def with_slips(text: str, share: float, rng: random.Random) -> str:
     numbers = [int(number) for number in results.split(", ")]
     numbers = [max(0, number + rng.choice((-2, -1, 1, 2))) if rng.random() < share else number for number in numbers]
     return f"{work}Answer: {', '.join(map(str, numbers))}"
+
+
+def misspelt(text: str, words: Sequence[str], rng: random.Random) -> str:
+    """The reply of a solver who takes one of the words for another of the same beginning; no run has that either.
+
+    For attempts that others reflect on: an editor who copies the word from there writes about a word that nobody asks for.
+    """
+    used = [word for word in words if word in text]
+    if not used:
+        return text
+    word = rng.choice(used)
+    others = [word[:-END] + end for end in ENDS if word[-END:] != end and owner(word[:-END] + end) == owner(word)]
+    return text.replace(word, rng.choice(others)) if others else text

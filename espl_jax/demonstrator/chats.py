@@ -1,6 +1,6 @@
 """Demonstrations without end: scene after scene, what a solver and an editor say there, as conversations to learn from.
 
-By tokens three eighths are critiques, a fifth each drills of their search and of looking words up, a seventh answers.
+By tokens a good third are critiques, a sixth each drills of their search, looking words up and crossovers, a twelfth answers.
 """
 
 import itertools
@@ -23,7 +23,8 @@ from espl_jax.structs import Call, Message, Reflection
 from espl_jax.tasks.smallworld.reading import told
 from espl_jax.tasks.smallworld.task import DESCRIBE
 
-ANSWERS, DRILLS, LOOKUPS = 3, 4, 3  # of a scene
+ANSWERS, DRILLS, LOOKUPS = 2, 4, 3  # of a scene
+CROSSINGS = 2  # further scenes of which the crossovers are shown, where there are any: in half of them two prompts won
 SUMMARISED = 12  # in one scene of so many all attempts are summarised, however short they are
 
 
@@ -37,6 +38,9 @@ def conversations(config: ConfigDict, seed: int) -> Iterator[tuple[Message, ...]
         yield from lookups(LOOKUPS, rng)
         for call in calls(scene, config, number):
             yield (*call.chat.messages, Message("assistant", call.reply.text))
+        for crossed in range(CROSSINGS):
+            for call in crossing(make_scene(config, f"{seed}/{number}/crossing/{crossed}"), config).calls:
+                yield (*call.chat.messages, Message("assistant", call.reply.text))
 
 
 def answers(scene: Scene, config: ConfigDict, rng: random.Random) -> Iterator[tuple[Message, ...]]:

@@ -5,7 +5,8 @@ It knows the scene that the chat was made from, but says nothing that a reader o
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from espl_jax.demonstrator.finding import find, fits
@@ -166,23 +167,51 @@ def support(line: str) -> int:
 # -- crossover -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Use:
+    """A meaning that a list won a problem with; support: the examples that it is known to fit."""
+
+    rule: Rule
+    support: int
+    problem: Problem
+
+
 def crossed(scene: Scene, tie_margin: float) -> str:
-    """What others won with and the best lacks, word by word."""
-    won, best = winners(scene.rollouts, tie_margin), best_prompt(scene.rollouts)
-    own = lines_about(scene.population[best].genome, scene.world.words)
-    thoughts, edits, seen = [], [], set()
+    """What others won with and the best lacks: the words of the sheets that they won, and what both lists say of each."""
+    best = best_prompt(scene.rollouts)
+    genome = scene.population[best].genome
+    own = lines_about(genome, scene.world.words)
+    used = used_by_winners(scene, best, winners(scene.rollouts, tie_margin))
+    thoughts, edits = [f"Others won with {', '.join(used)}.", index(genome, own)], []
+    for word, use in used.items():
+        thoughts.append(f"{word}: {compared(use, own.get(word, []))}")
+        if use and (edit := taken_over(word, use.rule, own.get(word, []), use.support)):
+            edits.append({**edit, "evidence": f"it won {use.problem.data['items'][0]}"})
+    return answer("\n".join(thoughts), edits)
+
+
+def used_by_winners(scene: Scene, best: int, won: Mapping[int, Sequence[Problem]]) -> dict[str, Use | None]:
+    """By word of the sheets that others won, in their order: what such a list says of it; None where none says anything."""
+    used: dict[str, Use | None] = {}
     for prompt_id, problems in won.items():
-        theirs = lines_about(scene.population[prompt_id].genome, scene.world.words) if prompt_id != best else {}
-        for problem in problems:
-            for word in words_of(problem):
-                if word in seen or word not in theirs or not theirs[word]:
-                    continue
-                rule = theirs[word][-1][1]
-                seen.add(word)
-                if edit := taken_over(word, rule, own.get(word, []), support_of(scene, prompt_id, word)):
-                    thoughts.append(f"A list that says what {word} means won {problem.data['items'][0]}.")
-                    edits.append({**edit, "evidence": f"it won {problem.data['items'][0]}"})
-    return answer(" ".join(thoughts) or "The others won with nothing that the best list lacks.", edits)
+        if prompt_id == best:
+            continue
+        about = lines_about(scene.population[prompt_id].genome, scene.world.words)
+        for word, where in [(word, problem) for problem in problems for word in words_of(problem)]:
+            use = Use(about[word][-1][1], support_of(scene, prompt_id, word), where) if word in about else None
+            used[word] = used.get(word) or use
+    return used
+
+
+def compared(use: Use | None, own: Sequence[tuple[int, Rule]]) -> str:
+    """What the others say of a word, and what the best list has to say to that."""
+    if use is None:
+        return "they say nothing."
+    theirs = f"they say {use.rule.wording()}."
+    if not own:
+        return f"{theirs} Not said here."
+    number, stated = own[-1]
+    return f"{theirs} G{number} says {'the same' if stated.equals(use.rule) else stated.wording()}."
 
 
 def taken_over(word: str, rule: Rule, own: Sequence[tuple[int, Rule]], supported: int) -> Edit | None:

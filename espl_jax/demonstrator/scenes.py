@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from ml_collections import ConfigDict
 
-from espl_jax.demonstrator.answers import guesses, with_slips, worked_out
+from espl_jax.demonstrator.answers import guesses, misspelt, with_slips, worked_out
 from espl_jax.demonstrator.finding import Example
 from espl_jax.structs import Completion, Genome, Population, Problem, Prompt, Rating, Rollouts
 from espl_jax.tasks.smallworld.reading import told
@@ -16,6 +16,7 @@ from espl_jax.tasks.smallworld.task import grade
 from espl_jax.tasks.smallworld.world import World, draw_world, sheets
 
 SLIPS = 0.12  # of the results in the attempts
+MISSPELT = 0.1  # of the attempts
 KNOWN, WRONG, TWICE = 0.45, 0.2, 0.1  # of a world's words: stated rightly; wrongly; in a second line too
 
 
@@ -69,7 +70,7 @@ def attempt_all(
 ) -> Rollouts:
     """Attempts under each prompt, by a solver who follows it, guesses what it does not say and slips now and then."""
     texts = [
-        with_slips(attempt(prompt.genome, problem, world, rng), SLIPS, rng)
+        tried(prompt.genome, problem, world, rng)
         for prompt in prompts
         for problem in problems
         for _ in range(samples)
@@ -88,6 +89,12 @@ def attempt_all(
         grades=grades,
         rewards_PQG=rewards.reshape(len(prompts), len(problems), samples),
     )
+
+
+def tried(genome: Genome, problem: Problem, world: World, rng: random.Random) -> str:
+    """An attempt with the faults that attempts have."""
+    text = with_slips(attempt(genome, problem, world, rng), SLIPS, rng)
+    return misspelt(text, world.words, rng) if rng.random() < MISSPELT else text
 
 
 def attempt(genome: Genome, problem: Problem, world: World, rng: random.Random) -> str:

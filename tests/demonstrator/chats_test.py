@@ -4,14 +4,15 @@ import itertools
 import json
 import random
 import re
+from collections import Counter
 
 import pytest
 
 from espl_jax import config as configs
 from espl_jax import tasks
 from espl_jax.demonstrations import DEMONSTRATIONS
-from espl_jax.demonstrator.answers import GUESS, worked_out
-from espl_jax.demonstrator.chats import answers, calls, conversations, mutation
+from espl_jax.demonstrator.answers import GUESS, misspelt, worked_out
+from espl_jax.demonstrator.chats import answers, calls, conversations, crossing, mutation
 from espl_jax.demonstrator.finding import Example, find, fits
 from espl_jax.demonstrator.ideal import tidied
 from espl_jax.demonstrator.scenes import examples_of, make_scene
@@ -201,6 +202,40 @@ def test_a_list_is_tidied_by_what_fits_most():
     assert tidied("[G0] kafux: take the larger number.", ("kafux",)) == (
         "<think>List: G0 kafux.\nEach word has one line.</think>\n[]"
     )
+
+
+def test_a_crossover_looks_every_word_of_the_sheets_that_others_won_up_in_both_lists(config):
+    """By the chat alone: the words that stand on those sheets, and what the two lists say of them."""
+    kinds = Counter()
+    for number in range(80):
+        scene = make_scene(config, f"test/crossing/{number}")
+        for call in crossing(scene, config).calls:
+            asked, thought = call.chat.messages[-1].content, call.reply.text.removeprefix("<think>").partition("</think>")[0]
+            best, others = asked.partition("--- another one ---")[::2]
+            theirs, sheets = others.partition("--- it won these problems:")[::2]
+            opening, listed, *lines = thought.splitlines()
+            assert opening == f"Others won with {', '.join(line.partition(':')[0] for line in lines)}."
+            assert listed.startswith("List: ") and listed.count("G") == best.count("[G")
+            for word, _, said in (line.partition(": ") for line in lines):
+                assert word in sheets
+                assert (said == "they say nothing.") == (f"- {word}: " not in theirs)
+                assert said.endswith("Not said here.") == (said != "they say nothing." and f"] {word}: " not in best)
+                kinds[said.rpartition(". ")[2] if said.endswith(("here.", "same.", "nothing.")) else "other"] += 1
+            missing = sum(line.endswith("Not said here.") for line in lines)
+            differ = sum(" G" in line and not line.endswith("says the same.") for line in lines)
+            edits = [edit["op"] for edit in json.loads(call.reply.text.partition("</think>")[2])]
+            assert (edits.count("add"), edits.count("modify")) == (missing, differ)
+    assert kinds["Not said here."] > 5 and kinds["other"] > 5
+
+
+def test_a_misspelt_attempt_has_another_word_of_the_same_owner_throughout():
+    text = "temuk: add the two numbers.\n7 temuk 4: 7+4=11.\nAnswer: 11"
+    found = {misspelt(text, ("temuk", "bonak"), random.Random(seed)) for seed in range(40)}
+    words = {line.partition(":")[0] for one in found for line in one.splitlines()[:1]}
+    assert len(words) > 2 and "temuk" not in words
+    assert {owner(word) for word in words} == {owner("temuk")} and {word[:3] for word in words} == {"tem"}
+    assert all(one.count(word) == 2 for one in found for word in words if one.startswith(word))
+    assert misspelt("Answer: 11", ("temuk",), random.Random(0)) == "Answer: 11"
 
 
 def test_of_a_deep_sheet_the_outermost_word_is_told_where_the_others_are_known():
