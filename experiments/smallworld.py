@@ -29,8 +29,8 @@ def get_config() -> ConfigDict:
     config.task.num_train = 120
     config.task.num_validation = 12
     config.task.num_test = 12
-    config.task.num_problems = 1
-    config.task.num_samples = 4
+    config.task.num_problems = 2  # so that two prompts can win one each, which crossover takes
+    config.task.num_samples = 2
     config.task.question_suffix = '\nEnd with a line "Answer:" and the results in order.'
     config.task.world.operations = 5
     config.task.world.depth = 2
@@ -52,6 +52,7 @@ def get_config() -> ConfigDict:
     config.rl.gap_warning = 1e-3
 
     config.evolution.num_prompts = 2
+    config.evolution.crossover_probability = 1.0  # few steps: whenever two prompts have won
     config.evolution.max_problems = 4
     config.evolution.max_trajectories = 2
     config.evolution.max_new_tokens = 448
