@@ -15,6 +15,7 @@ from espl_jax.tasks.smallworld.rules import RULES, STYLES, Rule
 from espl_jax.tasks.smallworld.task import grade
 from espl_jax.tasks.smallworld.world import World, draw_world, sheets
 
+PROMPTS = 2  # of a scene, whatever a run has: supervised training has one (its method is rl), and nobody would ever cross
 SLIPS = 0.12  # of the results in the attempts
 MISSPELT = 0.1  # of the attempts
 KNOWN, WRONG, TWICE = 0.45, 0.2, 0.1  # of a world's words: stated rightly; wrongly; in a second line too
@@ -40,7 +41,7 @@ def make_scene(config: ConfigDict, seed: str) -> Scene:
     stream = sheets(world, depths, rng.randint(1, shape.examples + 1), shape.largest, lambda expression: True, rng)
     problems = tuple(problem for problem, _ in zip(stream, range(config.task.num_problems)))
     known = rng.choice((0.0, KNOWN, KNOWN, 0.8))
-    genomes = [partial_rulebook(world, known, rng) for _ in range(config.evolution.num_prompts)]
+    genomes = [partial_rulebook(world, known, rng) for _ in range(PROMPTS)]
     prompts = tuple(
         Prompt(number, genome, Rating(25.0, 8.0), (), "root", 0) for number, genome in enumerate(dict.fromkeys(genomes))
     )

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from espl_jax import config as configs
-from espl_jax import tasks
+from espl_jax import sft, tasks
 from espl_jax.demonstrations import DEMONSTRATIONS
 from espl_jax.demonstrator.answers import GUESS, misspelt, worked_out
 from espl_jax.demonstrator.chats import answers, calls, conversations, crossing, mutation
@@ -33,7 +33,8 @@ EXAMPLE_OF_THE_TASK = "kafux"  # in the description that every editor reads; it 
 
 @pytest.fixture(scope="module")
 def config():
-    return smallworld_sft.get_config()
+    """As supervised training has it: what its method sets must not take anything out of the scenes."""
+    return sft.resolve(smallworld_sft.get_config())
 
 
 @pytest.fixture(scope="module")
