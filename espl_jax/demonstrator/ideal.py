@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from espl_jax.demonstrator.finding import find, fits
@@ -177,41 +178,53 @@ class Use:
 
 
 def crossed(scene: Scene, tie_margin: float) -> str:
-    """What others won with and the best lacks: the words of the sheets that they won, and what both lists say of each."""
+    """What others won with and the best lacks.
+
+    Always the same way: the sheets that others won with the words on each, the best list, what both lists say of each of the
+    words, and what is to be done about it. Without the sheets a small model forgot some of the words, and without verdicts it
+    took over what its list said already.
+    """
     best = best_prompt(scene.rollouts)
     genome = scene.population[best].genome
     own = lines_about(genome, scene.world.words)
-    used = used_by_winners(scene, best, winners(scene.rollouts, tie_margin))
-    thoughts, edits = [f"Others won with {', '.join(used)}.", index(genome, own)], []
-    for word, use in used.items():
+    others = {prompt_id: sheets for prompt_id, sheets in winners(scene.rollouts, tie_margin).items() if prompt_id != best}
+    thoughts = ["Others won:", *(f"{first(sheet)}: {', '.join(words_of(sheet))}." for sheet in chain(*others.values()))]
+    thoughts.append(index(genome, own))
+    edits = []
+    for word, use in used_by(scene, others).items():
         thoughts.append(f"{word}: {compared(use, own.get(word, []))}")
         if use and (edit := taken_over(word, use.rule, own.get(word, []), use.support)):
-            edits.append({**edit, "evidence": f"it won {use.problem.data['items'][0]}"})
+            edits.append({**edit, "evidence": f"it won {first(use.problem)}"})
     return answer("\n".join(thoughts), edits)
 
 
-def used_by_winners(scene: Scene, best: int, won: Mapping[int, Sequence[Problem]]) -> dict[str, Use | None]:
+def first(problem: Problem) -> Expression:
+    """What a sheet is known by here."""
+    return problem.data["items"][0]
+
+
+def used_by(scene: Scene, others: Mapping[int, Sequence[Problem]]) -> dict[str, Use | None]:
     """By word of the sheets that others won, in their order: what such a list says of it; None where none says anything."""
     used: dict[str, Use | None] = {}
-    for prompt_id, problems in won.items():
-        if prompt_id == best:
-            continue
+    for prompt_id, sheets in others.items():
         about = lines_about(scene.population[prompt_id].genome, scene.world.words)
-        for word, where in [(word, problem) for problem in problems for word in words_of(problem)]:
-            use = Use(about[word][-1][1], support_of(scene, prompt_id, word), where) if word in about else None
+        for word, won in [(word, sheet) for sheet in sheets for word in words_of(sheet)]:
+            use = Use(about[word][-1][1], support_of(scene, prompt_id, word), won) if word in about else None
             used[word] = used.get(word) or use
     return used
 
 
 def compared(use: Use | None, own: Sequence[tuple[int, Rule]]) -> str:
-    """What the others say of a word, and what the best list has to say to that."""
+    """What the others say of a word, what the best list says, and what is to be done."""
     if use is None:
-        return "they say nothing."
+        return "they say nothing. Keep."
     theirs = f"they say {use.rule.wording()}."
     if not own:
-        return f"{theirs} Not said here."
+        return f"{theirs} Not said here. Add."
     number, stated = own[-1]
-    return f"{theirs} G{number} says {'the same' if stated.equals(use.rule) else stated.wording()}."
+    if stated.equals(use.rule):
+        return f"{theirs} G{number} says the same. Keep."
+    return f"{theirs} G{number} says {stated.wording()}. Change G{number}."
 
 
 def taken_over(word: str, rule: Rule, own: Sequence[tuple[int, Rule]], supported: int) -> Edit | None:

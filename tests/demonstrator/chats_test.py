@@ -214,19 +214,22 @@ def test_a_crossover_looks_every_word_of_the_sheets_that_others_won_up_in_both_l
             asked, thought = call.chat.messages[-1].content, call.reply.text.removeprefix("<think>").partition("</think>")[0]
             best, others = asked.partition("--- another one ---")[::2]
             theirs, sheets = others.partition("--- it won these problems:")[::2]
-            opening, listed, *lines = thought.splitlines()
-            assert opening == f"Others won with {', '.join(line.partition(':')[0] for line in lines)}."
-            assert listed.startswith("List: ") and listed.count("G") == best.count("[G")
+            opening, *won = thought.partition("\nList: ")[0].splitlines()
+            listed, *lines = thought.partition("\nList: ")[2].splitlines()
+            assert opening == "Others won:" and len(won) == sheets.partition("\n\n")[0].count("\n- ")
+            assert all(line.partition(":")[0] in sheets for line in won) and listed.count("G") == best.count("[G")
+            on_sheets = [word for line in won for word in line.partition(": ")[2].rstrip(".").split(", ")]
+            assert [line.partition(":")[0] for line in lines] == list(dict.fromkeys(on_sheets))
+            verdicts = []
             for word, _, said in (line.partition(": ") for line in lines):
                 assert word in sheets
-                assert (said == "they say nothing.") == (f"- {word}: " not in theirs)
-                assert said.endswith("Not said here.") == (said != "they say nothing." and f"] {word}: " not in best)
-                kinds[said.rpartition(". ")[2] if said.endswith(("here.", "same.", "nothing.")) else "other"] += 1
-            missing = sum(line.endswith("Not said here.") for line in lines)
-            differ = sum(" G" in line and not line.endswith("says the same.") for line in lines)
+                assert (said == "they say nothing. Keep.") == (f"- {word}: " not in theirs)
+                assert said.endswith(". Not said here. Add.") == (f"- {word}: " in theirs and f"] {word}: " not in best)
+                verdicts.append(said.rstrip(".").rpartition(". ")[2].split()[0])
+            kinds.update(verdicts)
             edits = [edit["op"] for edit in json.loads(call.reply.text.partition("</think>")[2])]
-            assert (edits.count("add"), edits.count("modify")) == (missing, differ)
-    assert kinds["Not said here."] > 5 and kinds["other"] > 5
+            assert (edits.count("add"), edits.count("modify")) == (verdicts.count("Add"), verdicts.count("Change"))
+    assert set(kinds) == {"Add", "Change", "Keep"} and min(kinds.values()) > 5
 
 
 def test_a_misspelt_attempt_has_another_word_of_the_same_owner_throughout():
