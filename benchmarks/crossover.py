@@ -8,23 +8,18 @@ sheet with the word in it, and the best list says nothing or something else of t
 the lacking meanings that surviving edits bring in, and what else they state. A first line has the same for the ideal editor.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from benchmarks import reflection
-from espl_jax import config as configs
 from espl_jax.demonstrator.chats import crossing
 from espl_jax.demonstrator.scenes import Scene, make_scene
 from espl_jax.evolution.apply import apply_principles
 from espl_jax.evolution.crossover import ALLOWED
 from espl_jax.evolution.guards import Library, Watched
 from espl_jax.evolution.reflection import edit_call, is_applied
-from espl_jax.records import json_files
 from espl_jax.structs import Call, Reply
 from espl_jax.tasks.smallworld.reading import statements
 
@@ -94,30 +89,5 @@ def row(name: str, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
     return name, str(len(verdicts)), f"{readable / len(verdicts):.1%}", str(lacking), str(found), str(besides)
 
 
-def main() -> None:
-    """Prints the table, the ideal editor's line first."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--adapter", help="model.adapter, where it is not the experiment's; '' for the bare model")
-    parser.add_argument("--worlds", type=int, default=200)
-    parser.add_argument("--out", type=Path, help="a JSONL file with every question, reply and verdict")
-    flags = parser.parse_args()
-    config = settings()
-    if flags.adapter is not None:
-        config.model.adapter = flags.adapter
-    config = configs.resolve(config)
-    found = cases(config, flags.worlds)
-    sys.stdout.write(" | ".join(HEADER) + "\n")
-    rows = []
-    for name, replies in (("ideal", [case.call.reply for case in found]), ("reference", reflection.replies_of(config, found))):
-        verdicts = [judge(case, reply, config) for case, reply in zip(found, replies, strict=True)]
-        sys.stdout.write(" | ".join(row(name, verdicts)) + "\n")
-        rows += [
-            {"editor": name, "asked": case.call.chat.messages[-1].content, "reply": reply.text, **vars(verdict)}
-            for case, reply, verdict in zip(found, replies, verdicts)
-        ]
-    if flags.out:
-        flags.out.write_text(json_files.lines(rows), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    reflection.examine(__doc__, HEADER, settings(), cases, judge, row)

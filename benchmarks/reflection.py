@@ -11,7 +11,7 @@ number of examples. A first line has the same for the ideal editor: what cannot 
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,19 +111,24 @@ def replies_of(config: ConfigDict, found: Sequence[Case]) -> list[Reply]:
     return editor([case.call.chat for case in found])
 
 
-def main() -> None:
-    """Prints the table, the ideal editor's line first."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def examine(
+    description: str, header: Sequence[str], config: ConfigDict, cases: Callable, judge: Callable, row: Callable
+) -> None:
+    """A benchmark of the editor by its flags: asks, prints the table, the ideal editor's line first, and writes --out.
+
+    header, row: of the table. cases(config, worlds): what the editor is asked, each with the ideal editor's `call`.
+    judge(case, reply, config): a dataclass.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter", help="model.adapter, where it is not the experiment's; '' for the bare model")
     parser.add_argument("--worlds", type=int, default=200)
     parser.add_argument("--out", type=Path, help="a JSONL file with every question, reply and verdict")
     flags = parser.parse_args()
-    config = settings()
     if flags.adapter is not None:
         config.model.adapter = flags.adapter
     config = configs.resolve(config)
     found = cases(config, flags.worlds)
-    sys.stdout.write(" | ".join(HEADER) + "\n")
+    sys.stdout.write(" | ".join(header) + "\n")
     rows = []
     for name, replies in (("ideal", [case.call.reply for case in found]), ("reference", replies_of(config, found))):
         verdicts = [judge(case, reply, config) for case, reply in zip(found, replies, strict=True)]
@@ -137,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    examine(__doc__, HEADER, settings(), cases, judge, row)

@@ -3,7 +3,7 @@
   python -m espl_jax.sft --config=experiments/smallworld_sft.py --workdir=runs/smallworld_sft      (teaches it, once)
   python -m espl_jax.main --config=experiments/smallworld.py --workdir=runs/smallworld             (from it)
 
-Hardware: 2 CPU cores, 16 GiB of memory; 13 to 16 s a step on one of them with another run on the other.
+Hardware: 2 CPU cores, 16 GiB of memory.
 What to expect: docs/smallworld.md.
 What the words mean is stated nowhere: a prompt can learn it (evolution/rules_known), and so can the weights (the same test
 without a prompt). An adapter that lies elsewhere is named by --config.model.adapter=DIR.
