@@ -80,9 +80,9 @@ CHOICES: dict[str, Any] = {
 RANGES: dict[tuple[str, ...], tuple[float | None, float | None]] = {
     (
         "num_steps", "model.max_length", "sampling.max_new_tokens", "sampling.batch_size", "sampling.prefill_tokens",
-        "sampling.prefill_chunk", "rl.num_minibatches", "rl.micro_batch_tokens", "rl.head_chunk", "evolution.num_prompts",
-        "evolution.window",
-        "evolution.max_population", "evolution.max_edits", "evolution.max_principle_words", "evolution.max_principles",
+        "sampling.prefill_chunk", "rl.num_minibatches", "rl.micro_batch_tokens", "rl.row_widths", "rl.head_chunk",
+        "evolution.num_prompts", "evolution.window", "evolution.max_population", "evolution.max_edits",
+        "evolution.max_principle_words", "evolution.max_principles",
         "evolution.max_document_words", "evolution.max_document_growth", "evolution.max_hints", "evolution.max_new_tokens",
         "evolution.max_trajectory_words", "task.num_problems",
         "task.num_samples", "task.grading_workers", "evaluation.num_samples", "evaluation.max_new_tokens",

@@ -129,6 +129,7 @@ def rl() -> ConfigDict:
     rl.max_grad_norm = 1.0  # 0 does not clip
     rl.num_minibatches = 1  # optimizer steps an iteration, each over its share of the trajectories
     rl.micro_batch_tokens = 32768  # tokens per gradient accumulation step, what is shared counted once, all devices counted
+    rl.row_widths = 2  # lengths that a device's share of it may have; more: less padding, more programs to compile
     rl.head_chunk = 512  # completion tokens whose logits exist at one time, on each device that rows are split over
     rl.gap_warning = 1e-2  # warn when sampler and trainer differ by more than this (natural log; bfloat16 is coarse)
     return rl

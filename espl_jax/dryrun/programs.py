@@ -206,8 +206,8 @@ def batches(config: Any, mesh: Mesh, lengths: Lengths, drawn: Sequence[int]) -> 
     devices = sharding.batch_rows(1, mesh)
     weights = batching.token_weights(rows, config.rl.aggregation, config.sampling.max_new_tokens)
     layout_of = make_layout(config.model.attention, config.model.dtype, mesh)
-    budget = -(-config.rl.micro_batch_tokens // devices)
-    return batching.micro_batches(rows, weights, devices, budget, config.rl.ratio, layout_of, mesh.shape["sequence"])
+    budget, parts = -(-config.rl.micro_batch_tokens // devices), mesh.shape["sequence"]
+    return batching.micro_batches(rows, weights, devices, budget, config.rl.ratio, layout_of, parts, config.rl.row_widths)
 
 
 def batch_shapes(batch: batching.Batch, mesh: Mesh) -> batching.Batch:

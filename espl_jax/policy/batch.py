@@ -93,22 +93,23 @@ AGGREGATIONS = {
 
 def micro_batches(
     rows: Sequence[Row], weights: Sequence[float], devices: int, budget: int, ratio: str, layout: Callable[..., Any],
-    parts: int = 1,
+    parts: int = 1, widths: int = 2,
 ) -> list[Batch]:
     """All rows in as few batches of `devices` packed rows as hold `budget` tokens a row; few different shapes.
 
-    A row has `budget` tokens, or half of it where that is enough; a trajectory that is longer by itself gets a row of twice,
-    four times, ... the budget. layout: makes the `attend` of a batch from its trees. parts: devices that share a row.
+    A row has `budget` tokens, or as much less as is enough, in `widths` steps; a trajectory that is longer by itself gets a row
+    of twice, four times, ... the budget. layout: makes the `attend` of a batch from its trees. parts: devices that share a row.
     """
     budget = packing.whole_blocks(budget, parts)
     made = []
     for width, share in sorted(by_width([path_length(row) for row in rows], budget).items()):
         samples = [rows[i] for i in share]
-        bins = packing.pack([row.context for row in samples], [len(row.completion.tokens) for row in samples], width)
+        steps = packing.widths_up_to(width, widths, parts)
+        contexts, lengths = [row.context for row in samples], [len(row.completion.tokens) for row in samples]
+        bins = packing.pack_evenly(contexts, lengths, steps, devices)
         for start in range(0, len(bins), devices):
             trees = bins[start : start + devices]
-            half = packing.whole_blocks(width // 2, parts)
-            T = half if all(tree.fits(half) for tree in trees) else width
+            T = next(step for step in steps if all(tree.fits(step) for tree in trees))
             trees += [packing.EMPTY] * (devices - len(trees))
             made.append(fill(trees, samples, [weights[i] for i in share], T, ratio, layout).replace(parts=parts))
     return made

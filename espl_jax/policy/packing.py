@@ -69,12 +69,34 @@ def doubled(size: int, smallest: int) -> int:
     return smallest
 
 
+def widths_up_to(width: int, count: int, parts: int = 1) -> list[int]:
+    """The lengths that packed rows of `width` tokens at the most may have: `count` even steps, in whole blocks."""
+    return sorted({whole_blocks(-(-width * step // count), parts) for step in range(1, count + 1)})
+
+
+def pack_evenly(contexts: Sequence[np.ndarray], lengths: Sequence[int], widths: Sequence[int], devices: int) -> list[Tree]:
+    """Trees of the narrowest width that does with as few turns of `devices` trees as the widest; the largest tree first.
+
+    widths: rising. Devices that have a row each wait for the longest: full rows and empty ones cost as much as even ones.
+    """
+    forest = prefixes.plan(contexts)
+    turns = -(-len(packed(forest, lengths, widths[-1])) // devices)
+    longest = max(max(len(context) + length - 1, length) for context, length in zip(contexts, lengths, strict=True))
+    tries = (packed(forest, lengths, width) for width in widths if width >= longest)
+    trees = next(trees for trees in tries if len(trees) <= turns * devices)
+    return sorted(trees, key=lambda tree: -tree.size)
+
+
 def pack(contexts: Sequence[np.ndarray], lengths: Sequence[int], width: int) -> list[Tree]:
     """Trees of at most `width` tokens and targets each that hold all samples; sample i has lengths[i] tokens after contexts[i].
 
     Each sample must fit by itself. What shares a head stays together where that costs no row, else what shares a context.
     """
-    forest = prefixes.plan(contexts)
+    return packed(prefixes.plan(contexts), lengths, width)
+
+
+def packed(forest: prefixes.Forest, lengths: Sequence[int], width: int) -> list[Tree]:
+    """pack, of contexts with this plan."""
     order = sorted(range(len(lengths)), key=lambda i: (forest.context_of[i], i))
     head_of = {i: forest.contexts[forest.context_of[i]].head for i in order}
     groupings = (
@@ -83,6 +105,7 @@ def pack(contexts: Sequence[np.ndarray], lengths: Sequence[int], width: int) -> 
         lambda i: i,
     )
     tries = [list(fill_rows(forest, lengths, order, together, width)) for together in groupings]
+    tries.append(fill_gaps(forest, lengths, order, width))
     best = min(tries, key=lambda rows: (len(rows), sum(row.size for row in rows)))
     return [row.tree() for row in best]
 
@@ -102,6 +125,18 @@ def fill_rows(forest: prefixes.Forest, lengths: Sequence[int], order: Sequence[i
             load.add(sample)
     if load.samples:
         yield load
+
+
+def fill_gaps(forest: prefixes.Forest, lengths: Sequence[int], order: Sequence[int], width: int) -> list["Load"]:
+    """Rows that the longest samples go into first, each into the first row with room (first fit, decreasing)."""
+    loads: list[Load] = []
+    own = {i: len(forest.contexts[forest.context_of[i]].tail) + lengths[i] for i in order}
+    for sample in sorted(order, key=lambda i: -own[i]):
+        load = next((load for load in loads if load.takes([sample], width)), None)
+        if load is None:
+            loads.append(load := Load(forest, lengths))
+        load.add(sample)
+    return loads
 
 
 class Load:
@@ -137,7 +172,7 @@ class Load:
         self.targets += self.lengths[sample]
 
     def tree(self) -> Tree:
-        """The segments in depth-first order; samples come sorted by context, and contexts by head."""
+        """The segments in depth-first order, samples sorted by context, and contexts by head."""
         segments: list[Segment] = []
         start, last = 0, {"head": (-1, -1), "context": (-1, -1)}  # number and segment of the latest
 
@@ -147,7 +182,7 @@ class Load:
             start += segments[-1].length
             return len(segments) - 1
 
-        for sample in self.samples:
+        for sample in sorted(self.samples, key=lambda i: (self.forest.context_of[i], i)):
             number = int(self.forest.context_of[sample])
             context, position = self.forest.contexts[number], self.forest.head_length(number)
             if context.head >= 0 and context.head != last["head"][0]:

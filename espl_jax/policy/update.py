@@ -89,7 +89,8 @@ def make_packer(policy: Policy, config: Any) -> Callable[[list[Row]], list[Batch
 
     def pack(rows):
         weights = batching.token_weights(rows, rl.aggregation, config.sampling.max_new_tokens)
-        return batching.micro_batches(rows, weights, devices, budget, rl.ratio, layout_of, mesh.shape["sequence"])
+        parts = mesh.shape["sequence"]
+        return batching.micro_batches(rows, weights, devices, budget, rl.ratio, layout_of, parts, rl.row_widths)
 
     return pack
 

@@ -32,6 +32,7 @@ LAYOUT = (
     "sampling.single_slot",
     "sampling.merge_weights",
     "rl.micro_batch_tokens",
+    "rl.row_widths",
     "rl.head_chunk",
     "tools.ahead",
 )
