@@ -16,6 +16,7 @@ def get_config() -> ConfigDict:
     config = smallworld.get_config().unlock()
     config.num_steps = 400
     config.model.adapter = ""
+    config.runtime.cpu_devices = 2  # a device a core, each with rows of its own: two cores on one row wait for each other more
 
     config.task.num_problems = 6  # of a scene
     config.task.num_samples = 4
