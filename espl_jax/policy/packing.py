@@ -80,10 +80,14 @@ def pack_evenly(contexts: Sequence[np.ndarray], lengths: Sequence[int], widths: 
     widths: rising. Devices that have a row each wait for the longest: full rows and empty ones cost as much as even ones.
     """
     forest = prefixes.plan(contexts)
-    turns = -(-len(packed(forest, lengths, widths[-1])) // devices)
+    trees = packed(forest, lengths, widths[-1])
+    rows = -(-len(trees) // devices) * devices
+    least = max(forest.size + sum(lengths) - len(lengths), sum(lengths)) / rows  # of the widest row, if all were full
     longest = max(max(len(context) + length - 1, length) for context, length in zip(contexts, lengths, strict=True))
-    tries = (packed(forest, lengths, width) for width in widths if width >= longest)
-    trees = next(trees for trees in tries if len(trees) <= turns * devices)
+    for width in widths[:-1]:
+        if width >= max(least, longest) and len(narrow := packed(forest, lengths, width)) <= rows:
+            trees = narrow
+            break
     return sorted(trees, key=lambda tree: -tree.size)
 
 
