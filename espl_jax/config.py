@@ -102,7 +102,7 @@ RANGES: dict[tuple[str, ...], tuple[float | None, float | None]] = {
         "evolution.max_problems", "evolution.max_trajectories", "evolution.summarize_above",
         "evolution.migration_every", "evolution.server_retries", "evaluation.every", "records.keep_best", "task.num_train",
         "task.num_validation", "task.num_test", "runtime.cpu_devices", "records.grace", "tools.max_turn_tokens", "tools.ahead",
-        "tools.retries", "tools.max_calls", "sft.num_demonstrations", "sft.num_validation",
+        "tools.retries", "tools.max_calls", "sft.num_demonstrations", "sft.num_validation", "sft.crossings",
         "gepa.num_pareto",
     ): (0, None),
     (

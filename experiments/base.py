@@ -263,6 +263,7 @@ def sft() -> ConfigDict:
     sft.num_demonstrations = 0  # drawn by the seed for training; 0: all that are there
     sft.num_validation = 8  # held out by the seed, every evaluation.every steps; 0: none
     sft.batch_size = 16  # conversations of a step
+    sft.crossings = 2  # data=smallworld: scenes beside each scene of which the crossovers alone are shown
     sft.adapter_dtype = "float32"  # of the adapter that is saved at the end: float32 | bfloat16 (half the size, rounded)
     return sft
 

@@ -1,6 +1,7 @@
 """Demonstrations without end: scene after scene, what a solver and an editor say there, as conversations to learn from.
 
-By tokens a good third are critiques, a sixth each drills of their search, looking words up and crossovers, a twelfth answers.
+By tokens a good third are critiques, a sixth each drills of their search, looking words up and crossovers, a twelfth answers;
+sft.crossings says how many crossovers there are.
 """
 
 import itertools
@@ -24,7 +25,6 @@ from espl_jax.tasks.smallworld.reading import told
 from espl_jax.tasks.smallworld.task import DESCRIBE
 
 ANSWERS, DRILLS, LOOKUPS = 2, 4, 3  # of a scene
-CROSSINGS = 2  # further scenes of which the crossovers are shown, where there are any: in half of them two prompts won
 SUMMARISED = 12  # in one scene of so many all attempts are summarised, however short they are
 
 
@@ -38,7 +38,7 @@ def conversations(config: ConfigDict, seed: int) -> Iterator[tuple[Message, ...]
         yield from lookups(LOOKUPS, rng)
         for call in calls(scene, config, number):
             yield (*call.chat.messages, Message("assistant", call.reply.text))
-        for crossed in range(CROSSINGS):
+        for crossed in range(config.sft.crossings):  # in half of them two prompts won, and are crossed
             for call in crossing(make_scene(config, f"{seed}/{number}/crossing/{crossed}"), config).calls:
                 yield (*call.chat.messages, Message("assistant", call.reply.text))
 

@@ -181,8 +181,9 @@ def crossed(scene: Scene, tie_margin: float) -> str:
     """What others won with and the best lacks.
 
     Always the same way: the sheets that others won with the words on each, the best list, what both lists say of each of the
-    words, and what is to be done about it. Without the sheets a small model forgot some of the words, and without verdicts it
-    took over what its list said already.
+    words and what is to be done about it, and all edits once more before they are written. Without the sheets a small model
+    forgot some of the words, without verdicts it took over what its list said already, and without the last line it wrote
+    edits that it had just found to be needless.
     """
     best = best_prompt(scene.rollouts)
     genome = scene.population[best].genome
@@ -190,12 +191,14 @@ def crossed(scene: Scene, tie_margin: float) -> str:
     others = {prompt_id: sheets for prompt_id, sheets in winners(scene.rollouts, tie_margin).items() if prompt_id != best}
     thoughts = ["Others won:", *(f"{first(sheet)}: {', '.join(words_of(sheet))}." for sheet in chain(*others.values()))]
     thoughts.append(index(genome, own))
-    edits = []
+    edits: list[Edit] = []
+    planned: list[str] = []
     for word, use in used_by(scene, others).items():
         thoughts.append(f"{word}: {compared(use, own.get(word, []))}")
         if use and (edit := taken_over(word, use.rule, own.get(word, []), use.support)):
+            planned.append(f"{edit['op']} {word}")
             edits.append({**edit, "evidence": f"it won {first(use.problem)}"})
-    return answer("\n".join(thoughts), edits)
+    return answer("\n".join([*thoughts, f"Edits: {', '.join(planned) or 'none'}."]), edits)
 
 
 def first(problem: Problem) -> Expression:

@@ -215,7 +215,7 @@ def test_a_crossover_looks_every_word_of_the_sheets_that_others_won_up_in_both_l
             best, others = asked.partition("--- another one ---")[::2]
             theirs, sheets = others.partition("--- it won these problems:")[::2]
             opening, *won = thought.partition("\nList: ")[0].splitlines()
-            listed, *lines = thought.partition("\nList: ")[2].splitlines()
+            listed, *lines, plan = thought.partition("\nList: ")[2].splitlines()
             assert opening == "Others won:" and len(won) == sheets.partition("\n\n")[0].count("\n- ")
             assert all(line.partition(":")[0] in sheets for line in won) and listed.count("G") == best.count("[G")
             on_sheets = [word for line in won for word in line.partition(": ")[2].rstrip(".").split(", ")]
@@ -227,8 +227,11 @@ def test_a_crossover_looks_every_word_of_the_sheets_that_others_won_up_in_both_l
                 assert said.endswith(". Not said here. Add.") == (f"- {word}: " in theirs and f"] {word}: " not in best)
                 verdicts.append(said.rstrip(".").rpartition(". ")[2].split()[0])
             kinds.update(verdicts)
-            edits = [edit["op"] for edit in json.loads(call.reply.text.partition("</think>")[2])]
-            assert (edits.count("add"), edits.count("modify")) == (verdicts.count("Add"), verdicts.count("Change"))
+            edits = json.loads(call.reply.text.partition("</think>")[2])
+            made = [f"{edit['op']} {edit['principle'].partition(':')[0]}" for edit in edits]
+            assert plan == f"Edits: {', '.join(made) or 'none'}."
+            ops = [edit["op"] for edit in edits]
+            assert (ops.count("add"), ops.count("modify")) == (verdicts.count("Add"), verdicts.count("Change"))
     assert set(kinds) == {"Add", "Change", "Keep"} and min(kinds.values()) > 5
 
 
