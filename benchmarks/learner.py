@@ -22,7 +22,7 @@ from espl_jax.policy.model import ModelSpec
 WORKLOADS = {"cpu": "uniform,espl", "gpu": "long-8,espl"}
 # Trajectories of a micro-batch (ours: tokens) that fit in 24 GiB; tunix holds the logits of every position of all of them.
 ROWS = {
-    "uniform": {OURS: 1024, "tunix": 8, "torch": 16},
+    "uniform": {OURS: 1536, "tunix": 8, "torch": 16},
     "espl": {OURS: 2048, "tunix": 2, "torch": 5},
     "long": {OURS: 4096, "tunix": 2, "torch": 2},
 }
