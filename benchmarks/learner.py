@@ -4,7 +4,7 @@
 
 Workloads are sets of finished trajectories (benchmarks/workloads.py). Each contestant accumulates gradients over micro-batches
 of ROWS trajectories (ours: tokens, a shared beginning once); the peers pad prompts on the left and completions on the right,
-each to the longest, as tunix does.
+each to the longest, as tunix does. What does not fit into memory beside each other runs --apart.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def measure(
     workload: LearnerWorkload, started: Mapping[str, Contestant], flags: argparse.Namespace, spec: ModelSpec,
     rates: Rates | None,
 ) -> list[Measurement]:
-    """All contestants on one workload, alternating."""
+    """The contestants that have started on one workload, alternating."""
     for name, contestant in started.items():
         print(f"{workload.name}: {name} warms up", file=sys.stderr)
         rows = micro_batch(name, workload, flags)
@@ -60,16 +60,20 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--workloads", default=None, help="comma-separated; default: those of the device")
     parser.add_argument("--rows", default="", help="micro-batches other than ROWS, e.g. ours=8192,tunix=4")
     parser.add_argument("--remat", default="none", choices=("none", "layer"), help="recompute layers in the backward pass")
+    parser.add_argument("--apart", action="store_true", help="one contestant after the other, each alone in memory")
     flags = parser.parse_args(argv)
     directory, spec = arena.model_of(flags)
     names = (flags.workloads or WORKLOADS[flags.device]).split(",")
     workloads = [trajectories(name, spec.vocab_size, flags.seed) for name in names]
-    with arena.contestants(flags, directory) as started:
-        versions = {name: contestant.call("versions") for name, contestant in started.items()}
-        rates = arena.measured_rates(started)
-        if rates:
-            print(f"this machine: {rates.flops / 1e9:.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s")
-        measurements = [m for workload in workloads for m in measure(workload, started, flags, spec, rates)]
+    versions, rates, measurements = {}, None, []
+    for turn in flags.contestants.split(",") if flags.apart else [flags.contestants]:
+        with arena.contestants(flags, directory, turn) as started:
+            versions |= {name: contestant.call("versions") for name, contestant in started.items()}
+            if found := arena.measured_rates(started):
+                rates = found
+                print(f"this machine: {rates.flops / 1e9:.0f} GFLOP/s, {rates.bytes / 1e9:.1f} GB/s")
+            measurements += [m for workload in workloads for m in measure(workload, started, flags, spec, rates)]
+    measurements.sort(key=lambda m: names.index(m.workload))
     arena.finish("learner", flags, measurements, {"versions": versions, "rates": rates and vars(rates)})
 
 
