@@ -140,15 +140,20 @@ def finished_rollouts(workload: Any, vocab_size: int) -> Any:
 
 
 def learn_quickstart(config: Any) -> tuple[Callable[[], None], float]:
-    """2 prompts x 6 problems x 4 samples: 40 tokens and 16 new ones, one packed row of 1,280."""
+    """quickstart_trajectories."""
+    return learning(config, quickstart_trajectories())
+
+
+def quickstart_trajectories() -> Any:
+    """2 prompts x 6 problems x 8 samples: 80 tokens and 16 new ones, one packed row of 2,560, the quickstart's micro-batch."""
     import numpy as np
 
     from benchmarks.workloads import LearnerWorkload, draw_tokens
 
     rng = np.random.default_rng(0)
-    contexts = tuple(tuple(draw_tokens(rng, 40, 4096) for _ in range(6)) for _ in range(2))
-    completions = tuple(draw_tokens(rng, 16, 4096) for _ in range(48))
-    return learning(config, LearnerWorkload("quickstart", contexts, completions, (0.5, -0.5) * 24))
+    contexts = tuple(tuple(draw_tokens(rng, 80, 4096) for _ in range(6)) for _ in range(2))
+    completions = tuple(draw_tokens(rng, 16, 4096) for _ in range(96))
+    return LearnerWorkload("quickstart", contexts, completions, (0.5, -0.5) * 48)
 
 
 def learn_uniform(config: Any) -> tuple[Callable[[], None], float]:
