@@ -62,11 +62,8 @@ def command(name: str, flags: argparse.Namespace, directory: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def contestants(flags: argparse.Namespace, directory: Path, names: str = "") -> Iterator[dict[str, Contestant]]:
-    """The named contestants, each with the model loaded; hung up on at the end, also when the driver is asked to end.
-
-    names: as --contestants, which it is by default.
-    """
+def contestants(flags: argparse.Namespace, directory: Path, names: str) -> Iterator[dict[str, Contestant]]:
+    """Those that names has ("ours,tunix"), each with the model loaded; hung up on at the end, also when the driver must end."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to end"))
     platform = "cuda" if flags.device == "gpu" else "cpu"
     environment = {
@@ -76,7 +73,7 @@ def contestants(flags: argparse.Namespace, directory: Path, names: str = "") -> 
     }
     with contextlib.ExitStack() as stack:
         started = {}
-        for name in (names or flags.contestants).split(","):
+        for name in names.split(","):
             log = flags.environments / "logs" / f"{name}.txt"
             contestant = Contestant(name, command(name, flags, directory), environment, log)
             stack.callback(contestant.close)

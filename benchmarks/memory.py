@@ -140,7 +140,7 @@ def finished_rollouts(workload: Any, vocab_size: int) -> Any:
 
 
 def learn_quickstart(config: Any) -> tuple[Callable[[], None], float]:
-    """quickstart_trajectories."""
+    """A step of the quickstart: an adapter, on quickstart_trajectories."""
     return learning(config, quickstart_trajectories())
 
 

@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     chosen = flags.workloads or flags.device
     names = WORKLOADS.get(chosen, chosen).split(",")
     workloads = [sampler_workload(name, spec.vocab_size, flags.seed) for name in names]
-    with arena.contestants(flags, directory) as started:
+    with arena.contestants(flags, directory, flags.contestants) as started:
         versions = {name: contestant.call("versions") for name, contestant in started.items()}
         agreement = arena.same_greedy_tokens(started)
         rates = arena.measured_rates(started)

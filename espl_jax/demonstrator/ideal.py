@@ -191,14 +191,14 @@ def crossed(scene: Scene, tie_margin: float) -> str:
     others = {prompt_id: sheets for prompt_id, sheets in winners(scene.rollouts, tie_margin).items() if prompt_id != best}
     thoughts = ["Others won:", *(f"{first(sheet)}: {', '.join(words_of(sheet))}." for sheet in chain(*others.values()))]
     thoughts.append(index(genome, own))
-    edits: list[Edit] = []
-    planned: list[str] = []
+    edits: dict[str, Edit] = {}
     for word, use in used_by(scene, others).items():
         thoughts.append(f"{word}: {compared(use, own.get(word, []))}")
         if use and (edit := taken_over(word, use.rule, own.get(word, []), use.support)):
-            planned.append(f"{edit['op']} {word}")
-            edits.append({**edit, "evidence": f"it won {first(use.problem)}"})
-    return answer("\n".join([*thoughts, f"Edits: {', '.join(planned) or 'none'}."]), edits)
+            edits[word] = {**edit, "evidence": f"it won {first(use.problem)}"}
+    planned = ", ".join(f"{edit['op']} {word}" for word, edit in edits.items())
+    thoughts.append(f"Edits: {planned or 'none'}.")
+    return answer("\n".join(thoughts), list(edits.values()))
 
 
 def first(problem: Problem) -> Expression:
