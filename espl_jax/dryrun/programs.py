@@ -184,14 +184,13 @@ def sampling_shapes(policy: Policy, state: PolicyState, config: Any, lengths: Le
     layout = sampler.layout(asked, limits, pieces)
     schedule = Schedule(pieces, range(len(asked)), layout, config.sampling.prefill_chunk)
     seats = schedule.admit()
-    R = max(1, config.sampling.prefill_tokens // config.sampling.prefill_chunk)
     active = {seat.slot: Active(asked[seat.index], limits[seat.index]) for seat in seats}
     table = sampler.table(schedule, seats, [], active)
     return Sampling(
         layout=layout,
         weights=sampler.merged(policy.variables(state.trainable)),
         slots=sampler._empty(layout),
-        prefill=sampler.chunk_table(schedule.prefill(R), R),
+        prefill=sampler.chunk_table(schedule.prefill(sampler.prefill_rows)),
         decode=(table, sampler.stretch(schedule, active), sampler.seed),
     )
 

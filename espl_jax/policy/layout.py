@@ -24,6 +24,8 @@ HEAD_ROWS = 4  # shared heads at one time, at the least
 HEAD_PLACES = 1.5  # in shared heads for every slot; a head that more slots share takes another row
 TAIL_PLACES = 1.5, 3.0  # in shared tails for every slot; the second where stragglers keep long rows that others have left
 FOURS = 4  # members of a row that many groups can do with
+PREFILL_PARTS = 2  # of a prefill call, so that one that is not full costs less
+CPU_PART = 64  # tokens of a part on a CPU, if these are fewer: more at a time are hardly cheaper there
 
 
 def layout_of(
@@ -86,3 +88,15 @@ def slots_for(requests: int, most: int, finely: bool = False) -> int:
     while most // 4 >= max(4, requests):
         most //= 4
     return most
+
+
+def parts_of(rows: int, chunk: int, mesh: Mesh) -> int:
+    """Parts of a prefill call of so many rows of `chunk` tokens; they are computed one after the other, as far as any is used.
+
+    A mesh has one, since its devices share the rows.
+    """
+    if mesh.size > 1:
+        return 1
+    halves = math.ceil(rows / PREFILL_PARTS)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return math.ceil(rows / (min(halves, math.ceil(CPU_PART / chunk)) if on_cpu else halves))

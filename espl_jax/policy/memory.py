@@ -122,7 +122,7 @@ def decode_bytes(spec: ModelSpec, config: Any, layout: Layout) -> float:
 def prefill_bytes(spec: ModelSpec, config: Any, layout: Layout) -> float:
     """Temporaries of a prefill call over R * C tokens: attention or feed-forward of a layer, beside two of [R * C, D].
 
-    An upper bound on one device, which computes a part of the rows at a time (sampler.PREFILL_PARTS).
+    An upper bound on one device, which computes a part of the rows at a time (layout.parts_of).
 
     Attention, in the longest level: scores [R, H, C, length], the parts' outputs [R, H, C, E] a block, and the rows read.
     """

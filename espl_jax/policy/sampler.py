@@ -21,7 +21,7 @@ from espl_jax.policy import drawing, sharding
 from espl_jax.policy.cache import NOBODY, DecodeAttend, Layout, Members, PrefillAttend, empty_cache
 from espl_jax.policy.compilation import compiler_options
 from espl_jax.policy.constraints import Guide, draw_allowed
-from espl_jax.policy.layout import layout_of
+from espl_jax.policy.layout import layout_of, parts_of
 from espl_jax.policy.merged import merge_weights
 from espl_jax.policy.model import Decoder
 from espl_jax.policy.schedule import FIELDS, HEADS, TAILS, Active, Chunk, Pieces, Schedule, Seat, continued, cut
@@ -30,7 +30,6 @@ from espl_jax.structs import COUNTER_WORDS, Completion, Request
 Array = jax.Array
 DECODE_STEPS = 32  # tokens between two looks of the host, at the most
 ASKED_STEPS = 4  # the same while somebody may have enough
-PREFILL_PARTS = 2  # of a prefill call, so that one that is not full costs less
 
 
 @flax.struct.dataclass
@@ -105,7 +104,8 @@ class Sampler:
         self.model = model.clone(flow=sharding.SAMPLING[decoding.weights_layout])
         self.mesh, self.max_length, self.decoding = mesh, max_length, decoding
         self.stop_ids = tuple(sorted(stop_ids))
-        self.prefill_parts = PREFILL_PARTS if mesh.size == 1 else 1
+        self.prefill_rows = max(1, decoding.prefill_tokens // decoding.prefill_chunk)
+        self.prefill_parts = parts_of(self.prefill_rows, decoding.prefill_chunk, mesh)
         self.seed = self.put(np.uint32(seed))
         told, options = (None, sharding.replicated(mesh)), compiler_options("sampler", mesh.devices.flat[0].platform)
         self._prefill = jax.jit(self.prefill, donate_argnums=1, compiler_options=options)
@@ -203,9 +203,8 @@ class Sampler:
 
     def prefill_some(self, weights: Any, slots: Slots, schedule: Schedule, eager: bool) -> Slots:
         """One prefill call, so that nobody who decodes waits long; when nobody decodes, until somebody can."""
-        R = max(1, self.decoding.prefill_tokens // self.decoding.prefill_chunk)
-        while chunks := schedule.prefill(R):
-            slots = self._prefill(weights, slots, *self.chunk_table(chunks, R))
+        while chunks := schedule.prefill(self.prefill_rows):
+            slots = self._prefill(weights, slots, *self.chunk_table(chunks))
             schedule.prefilled(chunks)
             if not eager:
                 break
@@ -223,9 +222,9 @@ class Sampler:
         guided = any(entry.request.matcher is not None for entry in active.values())
         return self.put((np.int32(1 if guided else ASKED_STEPS if asked else DECODE_STEPS), np.int32(patience)))
 
-    def chunk_table(self, chunks: Sequence[Chunk], R: int) -> tuple[Array, Array, PrefillAttend]:
+    def chunk_table(self, chunks: Sequence[Chunk]) -> tuple[Array, Array, PrefillAttend]:
         """Tokens [R, C], positions [R, C] and the attention of one prefill call."""
-        C = self.decoding.prefill_chunk
+        R, C = self.prefill_rows, self.decoding.prefill_chunk
         tokens_RC, columns = np.zeros((R, C), np.int32), np.zeros((7, R), np.int32)
         columns[1] = NOBODY
         for r, chunk in enumerate(chunks):

@@ -1,5 +1,7 @@
 """The shapes of a call: few, and none larger than what is asked needs."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 from hypothesis import given
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from espl_jax.policy import sharding
-from espl_jax.policy.layout import layout_of, members, slots_for
+from espl_jax.policy.layout import layout_of, members, parts_of, slots_for
 from espl_jax.policy.schedule import cut
 from espl_jax.structs import Request
 
@@ -78,3 +80,12 @@ def test_no_turn_is_added_and_no_slot_too_many(requests, most, finely):
     slots = slots_for(requests, most, finely)
     assert 1 <= slots <= most
     assert -(-requests // slots) == -(-requests // most)
+
+
+def test_a_prefill_call_has_parts_of_64_tokens_on_a_cpu_or_halves_where_these_are_less_and_one_on_a_mesh():
+    assert [parts_of(rows, chunk, MESH) for rows, chunk in ((8, 64), (7, 32), (4, 32), (8, 256), (2, 16), (1, 64))] == [
+        8, 4, 2, 8, 2, 1,
+    ]  # fmt: skip
+    elsewhere = SimpleNamespace(size=1, devices=np.array([SimpleNamespace(platform="gpu")]))
+    assert [parts_of(rows, 64, elsewhere) for rows in (1, 5, 8)] == [1, 2, 2]
+    assert parts_of(8, 64, SimpleNamespace(size=2, devices=None)) == 1
