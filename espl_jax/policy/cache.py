@@ -182,15 +182,42 @@ def merge(parts: Sequence[Part]) -> Part:
     return Part(highest, total, sum(part.out * share[..., None] for part, share in zip(parts, shares)))
 
 
-def attend_blocks(q_XKNE: Array, blocks: tuple, seen_XN: Array) -> Part:
-    """Over the first seen_XN positions of a level's rows, given all blocks that these lie in."""
-    return merge([attend_block(q_XKNE, block, seen_XN - start) for block, start in zip(blocks, starts_of(blocks))])
+def attend_blocks(
+    q_XKNE: Array, starts: Sequence[int], block: Callable[[int], tuple], seen_XN: Array, reached: Array | None = None
+) -> Part:
+    """Over the first seen_XN positions of a level's rows, of which block(i) holds those from starts[i] on.
+
+    reached: positions that any row has; the blocks behind them are skipped, one conditional within the other. None: none is.
+    """
+
+    def part(i):
+        return attend_block(q_XKNE, block(i), seen_XN - starts[i])
+
+    def onward(i):
+        here = part(i)
+        if i + 1 == len(starts):
+            return here
+        return jax.lax.cond(reached > starts[i + 1], lambda: merge([here, onward(i + 1)]), lambda: here)
+
+    return merge([part(i) for i in range(len(starts))]) if reached is None else onward(0)
 
 
-def over_reached(blocks: tuple, reached: Array, attend: Callable[[tuple], Part], nothing: Callable[[], Part] | None) -> Part:
-    """attend(the blocks up to the `reached` position); nothing() when that is 0, if it may be."""
-    branches = [lambda count=count: attend(blocks[:count]) for count in range(1, len(blocks) + 1)]
-    index = jnp.searchsorted(jnp.asarray(starts_of(blocks)[1:]), reached)
+def over_reached(
+    blocks: tuple, reached: Array, attend: Callable[[Sequence[int], Array | None], Part], nothing: Callable[[], Part] | None,
+    nested: bool,
+) -> Part:
+    """Attention over the blocks up to the `reached` position; nothing() when that is 0, if it may be.
+
+    attend(starts, reached): as attend_blocks has them. nested: conditionals one within the other, so that each block is there
+    once; else one with a branch for every number of blocks, whose parts are merged at once.
+    """
+    *starts, _ = bounds = starts_of(blocks)
+    if nested and nothing is None:
+        return attend(starts, reached)
+    if nested:
+        return jax.lax.cond(reached > 0, lambda: attend(starts, reached), nothing)
+    branches = [lambda count=count: attend(starts[:count], None) for count in range(1, len(blocks) + 1)]
+    index = jnp.searchsorted(jnp.asarray(bounds[1:]), reached)
     if nothing is not None:
         branches, index = [nothing, *branches], jnp.where(reached > 0, index + 1, 0)
     return branches[0]() if len(branches) == 1 else jax.lax.switch(index, branches)
@@ -227,7 +254,7 @@ class Members:
 class DecodeAttend:
     """One query a slot: to its own row up to `positions` [B], and to the shared rows that it is a member of.
 
-    live: bool [B]; the others write nothing and get nothing of use. constrain: the model's.
+    live: bool [B]; the others write nothing and get nothing of use. constrain: the model's. nested: see over_reached.
     """
 
     positions: Array
@@ -235,6 +262,7 @@ class DecodeAttend:
     tails: Members
     live: Array
     constrain: Any = flax.struct.field(pytree_node=False)
+    nested: bool = flax.struct.field(pytree_node=False, default=False)
 
     def __call__(self, q_B1HE: Array, k: Array, v: Array, cache: dict) -> tuple[Array, dict]:
         B, _, H, E = q_B1HE.shape
@@ -243,7 +271,11 @@ class DecodeAttend:
         own = write(cache["own"], k, v, jnp.where(self.live, jnp.arange(B), B), self.positions)
         seen_B1 = self.positions[:, None] + 1
         reached = jnp.max(jnp.where(self.live, self.positions + 1, 1))
-        parts = [over_reached(own, reached, lambda blocks: attend_blocks(q_BKNE, blocks, seen_B1), None)]
+
+        def itself(starts, reached):
+            return attend_blocks(q_BKNE, starts, own.__getitem__, seen_B1, reached)
+
+        parts = [over_reached(own, reached, itself, None, self.nested)]
         for name, members in (("heads", self.heads), ("tails", self.tails)):
             if members.slots.size:
                 parts.append(self.shared(q_BKNE, cache[name], members, name))
@@ -254,17 +286,17 @@ class DecodeAttend:
         (B, K, N, E), (X, M) = q_BKNE.shape, members.slots.shape
         names = {"heads": (None, "kv_heads", "slots", None), "tails": ("slots", "kv_heads", None, None)}[name]
 
-        def attend(blocks):
+        def attend(starts, reached):
             q_XMKNE = jnp.take(q_BKNE, members.slots, axis=0, mode="clip")
             q_XKnE = self.constrain(q_XMKNE.swapaxes(1, 2).reshape(X, K, M * N, E), names)
-            part = attend_blocks(q_XKnE, blocks, members.length[:, None])
+            part = attend_blocks(q_XKnE, starts, blocks.__getitem__, members.length[:, None], reached)
             return jax.tree.map(of_slots, part)
 
         def of_slots(x):  # [X, K, M * N, ...] -> [B, K, N, ...]
             x = x.reshape(X, K, M, N, *x.shape[3:]).swapaxes(1, 2)
             return jnp.take(x.reshape(X * M, K, N, *x.shape[4:]), members.place, axis=0, mode="clip")
 
-        part = over_reached(blocks, jnp.max(members.length), attend, lambda: no_part((B, K, N, E)))
+        part = over_reached(blocks, jnp.max(members.length), attend, lambda: no_part((B, K, N, E)), self.nested)
         return part.replace(highest=jnp.where(members.place[:, None, None] < 0, NOTHING, part.highest))
 
 
@@ -274,7 +306,7 @@ class PrefillAttend:
 
     level: index into LEVELS, a scalar. head, tail: the rows of the upper levels that a chunk's tokens see, with `head_length`
     and `tail_length` positions (0: none). A chunk may follow another of the same row in the same call: keys and values are
-    written, layer by layer, before they are read. Rows out of range are padding.
+    written, layer by layer, before they are read. Rows out of range are padding. nested: see over_reached.
     """
 
     level: Array
@@ -284,6 +316,7 @@ class PrefillAttend:
     head_length: Array
     tail: Array
     tail_length: Array
+    nested: bool = flax.struct.field(pytree_node=False, default=False)
 
     def rows(self) -> dict[str, Array]:
         """What is said of each chunk."""
@@ -304,8 +337,8 @@ class PrefillAttend:
 
         present = [number for number, name in enumerate(LEVELS) if jax.tree.leaves(cache[name])[0].shape[0]]
 
-        def itself(blocks):
-            return attend_blocks(q, tuple(map(own_rows, range(len(blocks)))), seen)
+        def itself(starts, reached):
+            return attend_blocks(q, starts, own_rows, seen, reached)
 
         def own_rows(i):  # of each chunk, in the buffers with this number, of the level that it belongs to; "own" has most
             *others, last = [number for number in present if i < len(cache[LEVELS[number]])]
@@ -316,10 +349,12 @@ class PrefillAttend:
             return here
 
         def above(name, row, length):
-            there = lambda: attend_blocks(q, rows(cache[name], row), length[:, None])  # noqa: E731
+            def there():
+                return attend_blocks(q, starts_of(cache[name])[:-1], rows(cache[name], row).__getitem__, length[:, None])
+
             return jax.lax.cond(jnp.any(length > 0), there, lambda: no_part(q.shape))
 
-        parts = [over_reached(cache["own"], reached, itself, None)]
+        parts = [over_reached(cache["own"], reached, itself, None, self.nested)]
         if 0 in present:
             parts.append(above("heads", self.head, self.head_length))
         if 1 in present:

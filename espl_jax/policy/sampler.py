@@ -104,6 +104,7 @@ class Sampler:
         self.model = model.clone(flow=sharding.SAMPLING[decoding.weights_layout])
         self.mesh, self.max_length, self.decoding = mesh, max_length, decoding
         self.stop_ids = tuple(sorted(stop_ids))
+        self.nested = mesh.devices.flat[0].platform == "cpu"  # there compiling, and reading from disk, takes the longest
         self.prefill_rows = max(1, decoding.prefill_tokens // decoding.prefill_chunk)
         self.prefill_parts = parts_of(self.prefill_rows, decoding.prefill_chunk, mesh)
         self.seed = self.put(np.uint32(seed))
@@ -235,7 +236,7 @@ class Sampler:
                 tail.number if tail else 0, tail.length if tail else 0,
             )  # fmt: skip
         position, *fields = columns
-        attend = PrefillAttend(np.int32(chunks[0].level), *fields)
+        attend = PrefillAttend(np.int32(chunks[0].level), *fields, self.nested)
         return self.put((tokens_RC, position[:, None] + np.arange(C, dtype=np.int32), attend))
 
     def table(self, schedule: Schedule, news: Sequence[Seat], quitters: Sequence[int], active: dict[int, Active]) -> Table:
@@ -361,7 +362,7 @@ class Sampler:
     ) -> tuple[Slots, drawing.Draw, Array]:
         """One token in every busy slot; idle slots compute along and change nothing that is read."""
         live_B = slots.drawn < slots.limit
-        attend = DecodeAttend(slots.positions, table.heads, table.tails, live_B, self.model.constrain)
+        attend = DecodeAttend(slots.positions, table.heads, table.tails, live_B, self.model.constrain, self.nested)
         positions_B1 = (table.before + slots.positions)[:, None]
         hidden, cache = self.model.apply(weights, slots.tokens[:, None], positions_B1, attend, slots.cache)
         logits_BV = self.model.apply(weights, hidden[:, 0], method="logits")

@@ -48,10 +48,10 @@ def plain(q_HE, keys_SKE, values_SKE):
     return np.einsum("HS,SHE->HE", weights / weights.sum(axis=-1, keepdims=True), values)
 
 
-def prefill_attend(level, row, start, *above):
+def prefill_attend(level, row, start, *above, nested=False):
     """Two chunks; above: the head's row and length, the tail's row and length."""
     columns = [np.int32(row), np.int32(start), *(np.full(2, x, np.int32) for x in above)]
-    return PrefillAttend(np.int32(LEVELS.index(level)), *columns)
+    return PrefillAttend(np.int32(LEVELS.index(level)), *columns, nested)
 
 
 @jax.jit
@@ -65,6 +65,7 @@ class Filled:
 
     cache: dict
     rows: dict
+    nested: bool
 
     def fill(self, level, row, length, head=None, tail=None):
         """Prefills `length` positions of a row, two chunks a call, and checks what every one of its tokens attended to."""
@@ -78,7 +79,7 @@ class Filled:
                 padded[0, r, :size], padded[1, r, :size, :K], padded[2, r, :size, :K] = (x[at : at + size] for x in (q, k, v))
             starts = [at for at, _ in pieces] + [0] * (2 - len(pieces))
             above = [(place[1], len(self.rows[place][0])) if place else (0, 0) for place in (head, tail)]
-            attend = prefill_attend(level, rows, starts, *above[0], *above[1])
+            attend = prefill_attend(level, rows, starts, *above[0], *above[1], nested=self.nested)
             out, self.cache = call(attend, padded[0], padded[1][:, :, :K], padded[2][:, :, :K], self.cache)
             for r, (at, size) in enumerate(pieces):
                 for i in range(size):
@@ -88,10 +89,10 @@ class Filled:
         self.rows[level, row] = (k, v)
 
 
-def filled(layout=LAYOUT):
+def filled(layout=LAYOUT, nested=False):
     """Two heads, tails under one of them and under none, and slots of every kind; every other position holds junk."""
     cache = jax.tree.map(lambda x: x + 100.0, empty_cache(SPEC, layout, "float32", MESH)[0])
-    state = Filled(cache, {})
+    state = Filled(cache, {}, nested)
     state.fill("heads", 1, 40)
     state.fill("tails", 0, 21, head=("heads", 1))
     state.fill("tails", 2, 150)
@@ -105,17 +106,18 @@ def filled(layout=LAYOUT):
 COARSE = dataclasses.replace(LAYOUT, first=512)  # own rows have one buffer, longer than those of the shared rows
 
 
+@pytest.mark.parametrize("nested", [False, True], ids=["one switch", "nested"])
 @pytest.mark.parametrize("layout", [LAYOUT, COARSE], ids=["fine", "coarse"])
-def test_prefill_and_decode_attend_to_all_that_a_slot_sees_and_to_nothing_else(layout):
+def test_prefill_and_decode_attend_to_all_that_a_slot_sees_and_to_nothing_else(layout, nested):
     """Slot 0: head, tail, own. 1: its own alone, in two blocks. 2: a tail without a head. 3: a head, and its own prompt."""
-    state = filled(layout)
+    state = filled(layout, nested)
     own_lengths = np.int32([0, 130, 0, 7])
     heads = Members(np.int32([[9, 9, 9], [0, 3, 9]]), np.int32([3, -1, -1, 4]), np.int32([0, 40]))
     tails = Members(np.int32([[0, 9], [9, 9], [9, 2]]), np.int32([0, -1, 5, -1]), np.int32([21, 0, 150]))
     sees = {0: [("heads", 1), ("tails", 0)], 1: [], 2: [("tails", 2)], 3: [("heads", 1)]}
     cache = state.cache
     for step in range(3):
-        attend = DecodeAttend(own_lengths + step, heads, tails, np.ones(4, bool), lambda x, names: x)
+        attend = DecodeAttend(own_lengths + step, heads, tails, np.ones(4, bool), lambda x, names: x, nested)
         q, k, v = random(4, 1, H, E), random(4, 1, K, E), random(4, 1, K, E)
         out, cache = jax.jit(attend.__call__)(q, k, v, cache)
         for slot in range(4):
