@@ -180,10 +180,11 @@ class Use:
 def crossed(scene: Scene, tie_margin: float) -> str:
     """What others won with and the best lacks.
 
-    Always the same way: the sheets that others won with the words on each, the best list, what both lists say of each of the
-    words and what is to be done about it, and all edits once more before they are written. Without the sheets a small model
-    forgot some of the words, without verdicts it took over what its list said already, and without the last line it wrote
-    edits that it had just found to be needless.
+    Always the same way: the sheets that others won with the words on each, the best list, of each word what the best list says,
+    as in a critique, what the others say, and what is to be done about it, and all edits once more before they are written.
+    Without the sheets a small model forgot some of the words, without verdicts it took over what its list said already, with
+    what others say first it found that its list said the same where that says nothing, and without the last line it wrote edits
+    that it had just found to be needless.
     """
     best = best_prompt(scene.rollouts)
     genome = scene.population[best].genome
@@ -193,7 +194,7 @@ def crossed(scene: Scene, tie_margin: float) -> str:
     thoughts.append(index(genome, own))
     edits: dict[str, Edit] = {}
     for word, use in used_by(scene, others).items():
-        thoughts.append(f"{word}: {compared(use, own.get(word, []))}")
+        thoughts.append(f"{opening(word, own.get(word, ()))} {compared(use, own.get(word, ()))}")
         if use and (edit := taken_over(word, use.rule, own.get(word, []), use.support)):
             edits[word] = {**edit, "evidence": f"it won {first(use.problem)}"}
     planned = ", ".join(f"{edit['op']} {word}" for word, edit in edits.items())
@@ -218,16 +219,14 @@ def used_by(scene: Scene, others: Mapping[int, Sequence[Problem]]) -> dict[str, 
 
 
 def compared(use: Use | None, own: Sequence[tuple[int, Rule]]) -> str:
-    """What the others say of a word, what the best list says, and what is to be done."""
+    """What the others say of a word, and what is to be done."""
     if use is None:
-        return "they say nothing. Keep."
-    theirs = f"they say {use.rule.wording()}."
+        return "They say nothing. Keep."
+    theirs = f"They say {use.rule.wording()}."
     if not own:
-        return f"{theirs} Not said here. Add."
+        return f"{theirs} Add."
     number, stated = own[-1]
-    if stated.equals(use.rule):
-        return f"{theirs} G{number} says the same. Keep."
-    return f"{theirs} G{number} says {stated.wording()}. Change G{number}."
+    return f"{theirs} Keep." if stated.equals(use.rule) else f"{theirs} Change G{number}."
 
 
 def taken_over(word: str, rule: Rule, own: Sequence[tuple[int, Rule]], supported: int) -> Edit | None:

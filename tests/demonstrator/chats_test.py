@@ -223,8 +223,9 @@ def test_a_crossover_looks_every_word_of_the_sheets_that_others_won_up_in_both_l
             verdicts = []
             for word, _, said in (line.partition(": ") for line in lines):
                 assert word in sheets
-                assert (said == "they say nothing. Keep.") == (f"- {word}: " not in theirs)
-                assert said.endswith(". Not said here. Add.") == (f"- {word}: " in theirs and f"] {word}: " not in best)
+                assert said.endswith(" They say nothing. Keep.") == (f"- {word}: " not in theirs)
+                assert said.startswith("not said. They say ") == (f"] {word}: " not in best)
+                assert said.endswith(". Add.") == (f"- {word}: " in theirs and f"] {word}: " not in best)
                 verdicts.append(said.rstrip(".").rpartition(". ")[2].split()[0])
             kinds.update(verdicts)
             edits = json.loads(call.reply.text.partition("</think>")[2])
