@@ -3,8 +3,7 @@
   python -m espl_jax.sft --config=experiments/smallworld_sft.py --workdir=runs/smallworld_sft
 
 Hardware: 2 CPU cores, 22 GiB of memory (rl.micro_batch_tokens=1024 takes less), one to two hours. The adapter that comes with
-the project (espl_jax/adapters/smallworld) was made by it at an earlier commit, with other words and without crossovers: see its
-card.
+the project (espl_jax/adapters/smallworld) was made by it in two lessons, at earlier commits: see its card.
 All demonstrations are of other worlds than any that a run could live in: no word is the same.
 """
 

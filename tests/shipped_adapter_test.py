@@ -5,7 +5,7 @@ import re
 import pytest
 from setuptools import find_packages
 
-from benchmarks import reflection
+from benchmarks import crossover, reflection
 from espl_jax import config as configs
 from espl_jax.policy import adapter_files
 from espl_jax.policy.lora import TARGETS
@@ -49,3 +49,16 @@ def test_taught_it_writes_edits_that_can_be_read_and_untaught_it_does_not(tmp_pa
     assert len(found) == 5
     assert sum(verdict.readable for verdict in verdicts) >= 4
     assert sum(verdict.survive for verdict in verdicts) >= 1
+
+
+@pytest.mark.timeout(600)
+def test_it_brings_over_what_another_prompt_won_with():
+    config = crossover.settings()
+    config.records.compilation_cache = CACHE
+    config = configs.resolve(config)
+    found = [case for case in crossover.cases(config, 80) if crossover.judge(case, case.call.reply, config).lacking][:4]
+    replies = reflection.replies_of(config, found)
+    verdicts = [crossover.judge(case, reply, config) for case, reply in zip(found, replies, strict=True)]
+    assert len(found) == 4
+    assert sum(verdict.readable for verdict in verdicts) >= 3
+    assert sum(verdict.found for verdict in verdicts) >= 1
