@@ -1,20 +1,21 @@
 """Ratings against accuracy: whether the prompts that won on training problems also fare better on held-out ones.
 
 At the end of a run with evaluation.rated=N, the N prompts of the population that have played most matches are sampled on test
-(on validation where there is no test set) under the last weights. ratings.jsonl in the last step's folder has each one's rating
-beside its mean reward, rated.jsonl every sample. Nothing is chosen by it, and it is charged to evaluation.
+(on validation where test is not evaluated) under the last weights, in one call with the last evaluation. ratings.jsonl in the
+last step's folder has each one's rating beside its mean reward, rated.jsonl every sample. Nothing is chosen by it, and it is
+charged to evaluation.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from espl_jax.policy.state import Policy
 from espl_jax.records.artifacts import rollout_rows
-from espl_jax.rollout import plan_groups, sample
-from espl_jax.structs import Population, Prompt, Rollouts, Task
+from espl_jax.rollout import under
+from espl_jax.structs import Population, Prompt, Rollouts
 
 FILE = "ratings.jsonl"
 FEWEST = 3  # prompts, that a correlation is given for
@@ -32,20 +33,8 @@ def matches(population: Population) -> Counter[int]:
     return Counter(prompt_id for match in population.matches for prompt_id in match.prompt_ids)
 
 
-def hold_out(policy: Policy, variables: Any, population: Population, task: Task, step: int, config: Any) -> list[Rollouts]:
-    """Trajectories of the prompts on the held-out set, as evaluation draws them; none where no prompt has played."""
-    prompts, problems = most_played(population, config.evaluation.rated), task.test or task.validation
-    if not prompts or not problems:
-        return []
-    plan = plan_groups(
-        policy.tokenizer, prompts, problems, config.evaluation.num_samples, config.evaluation, "test", step, task,
-        config.evolution.layout, config.tools,
-    )
-    return sample(policy, variables, [plan], task.grader)
-
-
 def rows(population: Population, rollouts: Rollouts) -> list[dict[str, float]]:
-    """For each prompt its rating, its matches and its mean reward."""
+    """For each prompt its rating, its matches and its mean reward on a held-out set."""
     played = matches(population)
     return [
         {
@@ -70,10 +59,16 @@ def metrics(rated: list[dict[str, float]]) -> dict[str, float]:
     return {"ratings/prompts": float(len(rated))} | ({} if found is None else {"ratings/spearman": found})
 
 
-def files(population: Population, rollouts: list[Rollouts]) -> tuple[dict[str, float], dict[str, Any]]:
-    """Metrics and the two files; nothing of no trajectories."""
-    if not rollouts:
+def files(
+    population: Population, rated: Sequence[Prompt], several: Sequence[Rollouts]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Metrics and the two files, of what several rollouts have of the rated prompts, in their order; nothing of none."""
+    found = {
+        prompt_id: under(rollouts, [p]) for rollouts in several for p, prompt_id in enumerate(rollouts.prompt_ids)
+    }
+    chosen = [found[prompt.id] for prompt in rated if prompt.id in found]
+    if not chosen:
         return {}, {}
-    [found] = rollouts
-    rated = rows(population, found)
-    return metrics(rated), {FILE: rated, "rated.jsonl": rollout_rows(found, np.zeros_like(found.rewards_PQG))}
+    ratings = [row for rollouts in chosen for row in rows(population, rollouts)]
+    samples = [row for rollouts in chosen for row in rollout_rows(rollouts, np.zeros_like(rollouts.rewards_PQG))]
+    return metrics(ratings), {FILE: ratings, "rated.jsonl": samples}

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,20 @@ def to_rollouts(plan: Plan, played: Sequence[Played]) -> Rollouts:
         grades=tuple(one.grade for one in played),
         rewards_PQG=rewards.reshape(len(plan.prompts), len(plan.problems), plan.num_samples),
         conversations=None if plan.environment is None else tuple(one.messages for one in played),
+    )
+
+
+def under(rollouts: Rollouts, prompts: Sequence[int]) -> Rollouts:
+    """The trajectories under some of the prompts, each given by its place among the P."""
+    size = len(rollouts.problems) * rollouts.rewards_PQG.shape[2]
+    flat = [i for p in prompts for i in range(p * size, (p + 1) * size)]
+    names = ("completions", "texts", "grades", *(("conversations",) if rollouts.conversations is not None else ()))
+    return replace(
+        rollouts,
+        prompt_ids=tuple(rollouts.prompt_ids[p] for p in prompts),
+        context_tokens=tuple(rollouts.context_tokens[p] for p in prompts),
+        rewards_PQG=rollouts.rewards_PQG[list(prompts)],
+        **{name: tuple(getattr(rollouts, name)[i] for i in flat) for name in names},
     )
 
 

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from espl_jax import acceptance, ratings, tasks
 from espl_jax import config as configs
 from espl_jax.editors import EDITORS
-from espl_jax.evaluate import evaluate, measured
+from espl_jax.evaluate import evaluate, measured, rated_set
 from espl_jax.evolution.crossover import crossover
 from espl_jax.evolution.guards import Library
 from espl_jax.evolution.mutation import mutate
@@ -190,12 +190,13 @@ def hold_out(run: Run, state: RunState, last: bool = False) -> tuple[dict[str, f
     task = run.task.at(state.step)
     asked = run.policy, run.policy.variables(state.policy.trainable), state.population, task, state.step, run.config
     with run.logbook.phase("evaluate"):
-        scores, transcripts = evaluate(*asked)
-        rated = ratings.hold_out(*asked) if last else []
+        rated = ratings.most_played(state.population, run.config.evaluation.rated) if last else ()
+        scores, transcripts, further = evaluate(*asked, rated)
     for name, rollouts in transcripts.items():
         scores |= summary.token_counts(rollouts, name) | summary.conversation_metrics(rollouts, task.environment, name)
-    scores |= costs.of_rollouts(ledger.FREE, run.policy.spec, [*transcripts.values(), *rated])
-    compared, files = ratings.files(state.population, rated)
+    scores |= costs.of_rollouts(ledger.FREE, run.policy.spec, [*transcripts.values(), *further])
+    of_chosen = [rollouts for name, rollouts in transcripts.items() if name == rated_set(task, run.config)]
+    compared, files = ratings.files(state.population, rated, [*of_chosen, *further])
     return scores | compared, summary.evaluation_files(transcripts) | files
 
 

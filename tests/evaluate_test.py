@@ -8,7 +8,7 @@ import pytest
 
 from espl_jax import config as configs
 from espl_jax import evaluate as evaluation
-from espl_jax.evaluate import NO_PROMPT, choose_prompt, evaluate, pass_at_k, pass_metrics
+from espl_jax.evaluate import NO_PROMPT, choose_prompt, evaluate, pass_at_k, pass_metrics, rated_set
 from espl_jax.policy.chat import Tokenizer
 from espl_jax.policy.state import make_policy, open_model
 from espl_jax.rollout import sample
@@ -94,7 +94,7 @@ def run(parrot, population=POPULATION, **changes):
     config = base.get_config()
     config.evaluation.update(num_samples=2, temperature=0.8, top_p=0.9, max_new_tokens=7)
     config.evaluation.update(changes)
-    return evaluate(parrot, {}, population, TASK, 5, config)
+    return evaluate(parrot, {}, population, TASK, 5, config)[:2]
 
 
 def test_every_set_is_sampled_with_and_without_the_prompt(parrot):
@@ -136,7 +136,7 @@ def test_test_and_the_run_without_a_prompt_are_optional(parrot):
 
 def test_an_empty_set_is_left_out(parrot):
     task = Task("toy", TASK.train, TASK.validation, (), TASK.question, RIGHT, "")
-    metrics, transcripts = evaluate(parrot, {}, POPULATION, task, 0, base.get_config())
+    metrics, transcripts, _ = evaluate(parrot, {}, POPULATION, task, 0, base.get_config())
     assert list(transcripts) == ["validation", "validation_no_prompt"] and "test/pass@1" not in metrics
 
 
@@ -148,7 +148,7 @@ def test_further_sets_come_with_test_and_rulebooks_where_they_are(parrot):
         rulebooks={"validation": Genome("principles", ("Count to the end.",)), "swap": Genome("principles", ("Guess.",))},
         measure=lambda genome: {"evolution/rules_known": float(len(genome.principles))},
     )
-    metrics, transcripts = evaluate(parrot, {}, POPULATION, task, 0, base.get_config())
+    metrics, transcripts, _ = evaluate(parrot, {}, POPULATION, task, 0, base.get_config())
     assert list(transcripts) == [
         "validation", "validation_no_prompt", "validation_rulebook", "test", "test_no_prompt", "swap", "swap_no_prompt",
         "swap_rulebook",
@@ -160,8 +160,27 @@ def test_further_sets_come_with_test_and_rulebooks_where_they_are(parrot):
     assert len({request.counter for request in requests}) == len(requests)
     config = base.get_config()
     config.evaluation.test = False
-    _, transcripts = evaluate(parrot, {}, Population((prompt(0, 25.0),)), task, 0, config)
+    _, transcripts, _ = evaluate(parrot, {}, Population((prompt(0, 25.0),)), task, 0, config)
     assert list(transcripts) == ["validation", "validation_rulebook"]
+
+
+def test_rated_prompts_are_asked_about_test_in_the_same_call_but_the_chosen_one_not_twice(parrot):
+    """The chosen prompt, 1, is rated too; 0 and 2 come in their order, and the transcripts are the chosen prompt's alone."""
+    config = base.get_config()
+    config.evaluation.update(num_samples=2, without_prompt=False)
+    _, before, nothing = evaluate(parrot, {}, POPULATION, TASK, 5, config)
+    _, transcripts, [others] = evaluate(parrot, {}, POPULATION, TASK, 5, config, POPULATION.prompts)
+    assert nothing == [] and [len(requests) for requests in parrot.asked] == [6 + 4, 6 + 3 * 4]
+    assert others.prompt_ids == (0, 2) and others.problems == TASK.test and others.texts == ("1",) * 8
+    assert len({request.counter for request in parrot.asked[1]}) == 18
+    assert {name: (found.prompt_ids, found.texts) for name, found in transcripts.items()} == {
+        name: (found.prompt_ids, found.texts) for name, found in before.items()
+    }
+    assert (rated_set(TASK, config), rated_set(dataclasses.replace(TASK, test=()), config)) == ("test", "validation")
+    config.evaluation.test = False
+    [others] = evaluate(parrot, {}, POPULATION, TASK, 5, config, POPULATION.prompts[2:])[2]
+    assert rated_set(TASK, config) == "validation" and others.problems == TASK.validation and others.prompt_ids == (2,)
+    assert evaluate(parrot, {}, POPULATION, TASK, 5, config, POPULATION.prompts[1:2])[2] == []
 
 
 def test_one_call_draws_what_separate_calls_draw(tiny_qwen3, monkeypatch):
@@ -169,13 +188,13 @@ def test_one_call_draws_what_separate_calls_draw(tiny_qwen3, monkeypatch):
     config = configs.resolve(tiny_config(tiny_qwen3, **{"task.name": "toy", "evaluation.test": True}))
     policy, state = make_policy(config, *open_model(config))
     variables = policy.variables(state.trainable)
-    together, transcripts = evaluate(policy, variables, POPULATION, TASK, 3, config)
+    together, transcripts, _ = evaluate(policy, variables, POPULATION, TASK, 3, config)
 
     def one_by_one(policy, variables, plans, grader):
         return [rollouts for plan in plans for rollouts in sample(policy, variables, [plan], grader)]
 
     monkeypatch.setattr(evaluation, "sample", one_by_one)
-    apart, separate = evaluate(policy, variables, POPULATION, TASK, 3, config)
+    apart, separate, _ = evaluate(policy, variables, POPULATION, TASK, 3, config)
     assert together == apart and list(transcripts) == list(separate) and len(transcripts) == 4
     for name, rollouts in transcripts.items():
         assert rollouts.texts == separate[name].texts

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 
 from espl_jax import ratings
-from espl_jax.structs import Match, Population
+from espl_jax.evaluate import evaluate
+from espl_jax.structs import Match
 from experiments import base
-from tests.evaluate_test import POPULATION, TASK, parrot, prompt  # noqa: F401  (parrot is a fixture)
+from tests.evaluate_test import POPULATION, TASK, parrot  # noqa: F401  (parrot is a fixture)
 
 
 def match(*prompt_ids):
@@ -33,28 +34,27 @@ def test_those_that_played_most_are_measured_dead_ones_too():
     assert ratings.most_played(POPULATION, 9) == (), "nobody has played"
 
 
-def test_each_is_sampled_on_test_and_its_reward_stands_beside_its_rating(parrot):  # noqa: F811
+def test_the_reward_of_each_on_test_stands_beside_its_rating(parrot):  # noqa: F811
     """The parrot is right in one of two problems, "0" under Count and "1" without."""
-    found = ratings.hold_out(parrot, {}, PLAYED, TASK, 5, config(3))
-    [requests] = parrot.asked
-    assert len(requests) == 3 * 2 * 2 and len({request.counter for request in requests}) == 12
-    metrics, files = ratings.files(PLAYED, found)
+    rated = ratings.most_played(PLAYED, 3)
+    _, transcripts, others = evaluate(parrot, {}, PLAYED, TASK, 5, config(3), rated)
+    metrics, files = ratings.files(PLAYED, rated, [transcripts["test"], *others])
     assert metrics == {"ratings/prompts": 3}, "all rewards are alike"
     assert [(row["prompt"], row["mu"], row["matches"], row["reward"]) for row in files[ratings.FILE]] == [
         (1, 28.0, 3, 0.5), (0, 30.0, 2, 0.5), (2, 25.0, 1, 0.5)
     ]  # fmt: skip
-    assert len(files["rated.jsonl"]) == 12
+    assert len(files["rated.jsonl"]) == 12 and [row["prompt"] for row in files["rated.jsonl"]] == [1] * 4 + [0] * 4 + [2] * 4
 
 
-def test_without_a_test_set_validation_is_what_counts(parrot):  # noqa: F811
-    ratings.hold_out(parrot, {}, PLAYED, dataclasses.replace(TASK, test=()), 5, config(1))
-    assert len(parrot.asked[0]) == 3 * 2
+def test_a_chosen_prompt_that_is_not_rated_is_left_out(parrot):  # noqa: F811
+    rated = (PLAYED.prompts[2],)
+    _, transcripts, others = evaluate(parrot, {}, PLAYED, TASK, 5, config(1), rated)
+    _, files = ratings.files(PLAYED, rated, [transcripts["test"], *others])
+    assert [row["prompt"] for row in files[ratings.FILE]] == [2]
 
 
-def test_nothing_is_sampled_where_nothing_is_asked_for_or_nobody_has_played(parrot):  # noqa: F811
-    assert ratings.hold_out(parrot, {}, PLAYED, TASK, 5, config(0)) == []
-    assert ratings.hold_out(parrot, {}, Population((prompt(0, 25.0),)), TASK, 5, config(4)) == []
-    assert ratings.files(PLAYED, []) == ({}, {}) and parrot.asked == []
+def test_nothing_comes_of_nobody():
+    assert ratings.files(PLAYED, (), []) == ({}, {})
 
 
 def test_the_correlation_by_hand():
