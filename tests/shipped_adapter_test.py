@@ -36,29 +36,35 @@ def test_it_is_installed_with_the_package():
     assert found == {adapter_files.TENSORS, adapter_files.CONFIG, "README.md", "LICENSE"}
 
 
+@pytest.fixture(scope="module")
+def replied():
+    """By kind of call: (config, cases, the model's replies), all asked at once."""
+    asked = {}
+    for kind, whole in (("critique", reflection.settings()), ("crossover", crossover.settings())):
+        whole.records.compilation_cache = CACHE
+        config = configs.resolve(whole)
+        if kind == "critique":
+            found = [case for case in reflection.cases(config, 9) if '"op": "add"' in case.call.reply.text][:5]
+        else:
+            found = [case for case in crossover.cases(config, 80) if crossover.judge(case, case.call.reply, config).lacking][:4]
+        asked[kind] = config, found
+    replies = iter(reflection.replies_of(config, [case for _, cases in asked.values() for case in cases]))
+    return {kind: (config, cases, [next(replies) for _ in cases]) for kind, (config, cases) in asked.items()}
+
+
 @pytest.mark.timeout(600)
-def test_taught_it_writes_edits_that_can_be_read_and_untaught_it_does_not(tmp_path):
+def test_taught_it_writes_edits_that_can_be_read_and_untaught_it_does_not(replied):
     """Scenes of fresh worlds that have something to say. The untaught model gives 2 readable replies in 24, never a meaning."""
-    config = reflection.settings()
-    config.records.compilation_cache = CACHE
-    config = configs.resolve(config)
-    found = [case for case in reflection.cases(config, 9) if '"op": "add"' in case.call.reply.text][:5]
-    verdicts = [
-        reflection.judge(case, reply, config) for case, reply in zip(found, reflection.replies_of(config, found), strict=True)
-    ]
-    assert len(found) == 5
+    config, cases, replies = replied["critique"]
+    verdicts = [reflection.judge(case, reply, config) for case, reply in zip(cases, replies, strict=True)]
+    assert len(cases) == 5
     assert sum(verdict.readable for verdict in verdicts) >= 4
     assert sum(verdict.survive for verdict in verdicts) >= 1
 
 
-@pytest.mark.timeout(600)
-def test_it_brings_over_what_another_prompt_won_with():
-    config = crossover.settings()
-    config.records.compilation_cache = CACHE
-    config = configs.resolve(config)
-    found = [case for case in crossover.cases(config, 80) if crossover.judge(case, case.call.reply, config).lacking][:4]
-    replies = reflection.replies_of(config, found)
-    verdicts = [crossover.judge(case, reply, config) for case, reply in zip(found, replies, strict=True)]
-    assert len(found) == 4
+def test_it_brings_over_what_another_prompt_won_with(replied):
+    config, cases, replies = replied["crossover"]
+    verdicts = [crossover.judge(case, reply, config) for case, reply in zip(cases, replies, strict=True)]
+    assert len(cases) == 4
     assert sum(verdict.readable for verdict in verdicts) >= 3
     assert sum(verdict.found for verdict in verdicts) >= 1
