@@ -4,8 +4,8 @@
 
 Workloads are sets of finished trajectories (benchmarks/workloads.py). Each contestant accumulates gradients over micro-batches
 of ROWS trajectories (ours: tokens, a shared beginning once); the peers pad prompts on the left and completions on the right,
-each to the longest, as tunix does. What does not fit into memory beside each other runs --apart. Of
-several rounds one more comes first, which is not counted.
+each to the longest, as tunix does. What does not fit into memory beside each other runs --apart. Of several rounds one more
+comes first, which is not counted.
 """
 
 import argparse

@@ -8,7 +8,7 @@ import pytest
 
 from espl_jax import rollout
 from espl_jax.policy.chat import Tokenizer
-from espl_jax.structs import Chat, Completion, Genome, Grade, Message, Prompt, Rating
+from espl_jax.structs import Chat, Completion, Genome, Grade, Message, Prompt, Rating, Rollouts
 from espl_jax.tasks import toy
 from espl_jax.tasks.grading import Inline
 from experiments import base
@@ -139,3 +139,28 @@ def test_an_editor_answers_in_the_order_of_its_chats(tiny_qwen3):
     chats = [Chat(f"call/{i}", (Message("user", "Say it."),)) for i in range(5)]
     replies = rollout.make_editor(Numbers(tiny_qwen3), {}, decoding, 1, 1024)(chats)
     assert [(reply.id, reply.text) for reply in replies] == [(f"call/{i}", str(i)) for i in range(5)]
+
+
+@pytest.mark.parametrize("talks", [False, True])
+def test_the_trajectories_under_some_of_the_prompts(talks):
+    """3 prompts x 2 problems x 2 samples, each trajectory known by its number."""
+    numbers = tuple(str(i) for i in range(12))
+    problems = toy.build(base.get_config().task, 0, base.tools()).train[:2]
+    whole = Rollouts(
+        prompt_ids=(7, 8, 9),
+        problems=problems,
+        context_tokens=tuple(tuple(np.int32([p, q]) for q in range(2)) for p in range(3)),
+        completions=tuple(replace(completion(), id=number) for number in numbers),
+        texts=numbers,
+        grades=tuple(Grade(float(number), number) for number in numbers),
+        rewards_PQG=np.arange(12, dtype=np.float32).reshape(3, 2, 2),
+        conversations=tuple((Message("user", number),) for number in numbers) if talks else None,
+    )
+    found = rollout.under(whole, [2, 0])
+    order = [8, 9, 10, 11, 0, 1, 2, 3]
+    assert found.prompt_ids == (9, 7) and found.problems == problems and found.texts == tuple(map(str, order))
+    assert [one.id for one in found.completions] == [one.extracted for one in found.grades] == list(found.texts)
+    assert found.rewards_PQG.ravel().tolist() == order
+    assert [[context.tolist() for context in row] for row in found.context_tokens] == [[[2, 0], [2, 1]], [[0, 0], [0, 1]]]
+    assert found.conversations == (tuple((Message("user", str(i)),) for i in order) if talks else None)
+    assert rollout.under(whole, []).rewards_PQG.shape == (0, 2, 2)

@@ -36,35 +36,33 @@ def test_it_is_installed_with_the_package():
     assert found == {adapter_files.TENSORS, adapter_files.CONFIG, "README.md", "LICENSE"}
 
 
+def says_something(case, config):
+    return '"op": "add"' in case.call.reply.text
+
+
+def lacks_something(case, config):
+    return crossover.judge(case, case.call.reply, config).lacking > 0
+
+
 @pytest.fixture(scope="module")
 def replied():
-    """By kind of call: (config, cases, the model's replies), all asked at once."""
+    """By benchmark (config, cases that have something to say, the model's replies), all asked in one call."""
     asked = {}
-    for kind, whole in (("critique", reflection.settings()), ("crossover", crossover.settings())):
-        whole.records.compilation_cache = CACHE
-        config = configs.resolve(whole)
-        if kind == "critique":
-            found = [case for case in reflection.cases(config, 9) if '"op": "add"' in case.call.reply.text][:5]
-        else:
-            found = [case for case in crossover.cases(config, 80) if crossover.judge(case, case.call.reply, config).lacking][:4]
-        asked[kind] = config, found
+    for module, worlds, count, telling in ((reflection, 9, 5, says_something), (crossover, 80, 4, lacks_something)):
+        config = module.settings()
+        config.records.compilation_cache = CACHE
+        config = configs.resolve(config)
+        asked[module] = config, [case for case in module.cases(config, worlds) if telling(case, config)][:count]
     replies = iter(reflection.replies_of(config, [case for _, cases in asked.values() for case in cases]))
-    return {kind: (config, cases, [next(replies) for _ in cases]) for kind, (config, cases) in asked.items()}
+    return {module: (config, cases, [next(replies) for _ in cases]) for module, (config, cases) in asked.items()}
 
 
 @pytest.mark.timeout(600)
-def test_taught_it_writes_edits_that_can_be_read_and_untaught_it_does_not(replied):
-    """Scenes of fresh worlds that have something to say. The untaught model gives 2 readable replies in 24, never a meaning."""
-    config, cases, replies = replied["critique"]
-    verdicts = [reflection.judge(case, reply, config) for case, reply in zip(cases, replies, strict=True)]
-    assert len(cases) == 5
-    assert sum(verdict.readable for verdict in verdicts) >= 4
-    assert sum(verdict.survive for verdict in verdicts) >= 1
-
-
-def test_it_brings_over_what_another_prompt_won_with(replied):
-    config, cases, replies = replied["crossover"]
-    verdicts = [crossover.judge(case, reply, config) for case, reply in zip(cases, replies, strict=True)]
-    assert len(cases) == 4
-    assert sum(verdict.readable for verdict in verdicts) >= 3
-    assert sum(verdict.found for verdict in verdicts) >= 1
+@pytest.mark.parametrize("module, count, useful", [(reflection, 5, "survive"), (crossover, 4, "found")])
+def test_its_edits_can_be_read_and_some_are_of_use(replied, module, count, useful):
+    """The untaught model gives 2 readable critiques in 24, never a meaning."""
+    config, cases, replies = replied[module]
+    verdicts = [module.judge(case, reply, config) for case, reply in zip(cases, replies, strict=True)]
+    assert len(cases) == count
+    assert sum(verdict.readable for verdict in verdicts) >= count - 1
+    assert sum(getattr(verdict, useful) for verdict in verdicts) >= 1
